@@ -1,0 +1,3 @@
+from lightning_modules.compat import ensure_torchvision
+
+ensure_torchvision()
