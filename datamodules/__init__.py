@@ -1,3 +1,7 @@
 from lightning_modules.compat import ensure_torchvision
 
 ensure_torchvision()
+
+from datamodules.digits import MovingDigits  # noqa: E402
+
+__all__ = ["MovingDigits"]
