@@ -1,0 +1,184 @@
+"""What a comparison is: the YAML file of `app/configs/comparisons/`, read and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from app.comparison.bounds import Bound, read_bounds
+from app.comparison.overrides import apply_overrides, check_experiment, nearest
+from app.comparison.yaml_file import read_yaml
+
+ROW_KEYS = ("name", "overrides", "folds", "seeds", "tune", "cell_seconds")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: the base experiment with `overrides`.
+
+    `folds` and `seeds` restrict the comparison's own (None: all of them); `tune` replaces the comparison's grid.
+    """
+
+    name: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    folds: tuple[int, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+    tune: Mapping[str, Sequence[Any]] | None = None
+    cell_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A checked comparison.
+
+    Results are the mean over the folds outside `tuning_folds` (or, where that is empty, the seeds outside
+    `tuning_seeds`). `folds` is None for data without folds: then `fold_key` is not set and the fold is 0.
+    """
+
+    name: str
+    intent: str
+    experiment: Mapping[str, Any]
+    control: str
+    rows: tuple[Row, ...]
+    frozen: str | None = None
+    exact: str | None = None
+    folds: tuple[int, ...] | None = None
+    seeds: tuple[int, ...] = (0,)
+    tuning_folds: tuple[int, ...] = ()
+    tuning_seeds: tuple[int, ...] = ()
+    metric: str = "test/top1"
+    bounds: tuple[Bound, ...] = ()
+    fold_key: str = "data.init_args.fold"
+    seed_keys: tuple[str, ...] = ("seed_everything", "data.init_args.seed")
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    tune: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    tune_metric: str = "test/top1"
+    cell_seconds: float | None = None
+    diverged_above: float | None = None
+
+    def row(self, name: str) -> Row:
+        """The row of that name. Errors: ValueError with the nearest name."""
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise ValueError(f"comparison {self.name!r} has no row {name!r}; {nearest(name, self.row_names)}")
+
+    @property
+    def row_names(self) -> list[str]:
+        """Names of the rows, in the order of the file."""
+        return [row.name for row in self.rows]
+
+    def with_overrides(self, chosen: Mapping[str, Mapping[str, Any]]) -> Comparison:
+        """This comparison with further overrides for some rows (row name to overrides): a tuning's choice."""
+        rows = [replace(row, overrides=apply_overrides(row.overrides, chosen.get(row.name, {}))) for row in self.rows]
+        return replace(self, rows=tuple(rows))
+
+
+COMPARISON_KEYS = tuple(Comparison.__dataclass_fields__)
+
+
+def load_comparison(path: str | Path) -> Comparison:
+    """The comparison a YAML file describes. Errors: ValueError with the file's name and what to change."""
+    path = Path(path)
+    content = read_yaml(path)
+    try:
+        return read_comparison(content, folder=path.parent)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def read_comparison(content: Mapping[str, Any], folder: Path = Path()) -> Comparison:
+    """Check a comparison's content; `folder` is where a relative path of `experiment` is looked up first."""
+    _known(content, COMPARISON_KEYS, "the comparison")
+    missing = [key for key in ("name", "intent", "experiment", "control", "rows") if not content.get(key)]
+    if missing:
+        raise ValueError(f"missing {', '.join(missing)}; a comparison needs name, intent, experiment, control and rows")
+    values = dict(content)
+    values["rows"] = tuple(_read_row(row, index) for index, row in enumerate(_list(content["rows"], "rows")))
+    values["experiment"] = _read_experiment(content["experiment"], folder)
+    values["bounds"] = read_bounds(_list(content.get("bounds", []), "bounds"))
+    values["seed_keys"] = tuple(_list(content.get("seed_keys", list(Comparison.seed_keys)), "seed_keys"))
+    for key in ("folds", "seeds", "tuning_folds", "tuning_seeds"):
+        if content.get(key) is not None:
+            values[key] = _integers(content[key], key)
+    comparison = Comparison(**{key: value for key, value in values.items() if value is not None})
+    _check(comparison)
+    return comparison
+
+
+def _read_experiment(experiment: Any, folder: Path) -> Mapping[str, Any]:
+    if isinstance(experiment, Mapping):
+        return experiment
+    candidates = [folder / str(experiment), Path(str(experiment))]
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is None:
+        looked = " nor ".join(str(path) for path in candidates)
+        raise ValueError(f"experiment: found neither {looked}; give a fit configuration's path or write it inline")
+    return read_yaml(found)
+
+
+def _read_row(row: Any, index: int) -> Row:
+    where = f"rows[{index}]"
+    if not isinstance(row, Mapping) or not row.get("name"):
+        raise ValueError(f"{where}: expected a mapping with a name, got {row!r}")
+    _known(row, ROW_KEYS, f"row {row['name']!r}")
+    values = dict(row)
+    for key in ("folds", "seeds"):
+        if row.get(key) is not None:
+            values[key] = _integers(row[key], f"row {row['name']!r}: {key}")
+    values["overrides"] = row.get("overrides") or {}
+    if not isinstance(values["overrides"], Mapping):
+        raise ValueError(f"row {row['name']!r}: overrides must map keys to values, got {values['overrides']!r}")
+    return Row(**values)
+
+
+def _check(comparison: Comparison) -> None:
+    names = comparison.row_names
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"row names given twice: {', '.join(twice)}; every row needs a name of its own")
+    for key in ("control", "frozen", "exact"):
+        name = getattr(comparison, key)
+        if name is not None and name not in names:
+            raise ValueError(f"{key}: no row {name!r}; {nearest(name, names)}")
+    for bound in comparison.bounds:
+        for name in filter(None, (bound.row, bound.versus)):
+            if name not in names:
+                raise ValueError(f"bounds: no row {name!r}; {nearest(name, names)}")
+    if comparison.folds is None and (comparison.tuning_folds or any(row.folds for row in comparison.rows)):
+        raise ValueError("tuning_folds or a row's folds are given, but the comparison has no folds; add folds: [...]")
+    _check_restrictions(comparison)
+    for row in comparison.rows:
+        config = apply_overrides(comparison.experiment, comparison.overrides, row.overrides)
+        check_experiment(config, f"row {row.name!r}")
+
+
+def _check_restrictions(comparison: Comparison) -> None:
+    for row in comparison.rows:
+        for key, all_values in (("folds", comparison.folds or ()), ("seeds", comparison.seeds)):
+            outside = [value for value in getattr(row, key) or () if value not in all_values]
+            if outside:
+                raise ValueError(f"row {row.name!r}: {key} {outside} are not among the comparison's {list(all_values)}")
+
+
+def _known(content: Mapping[str, Any], valid: Sequence[str], where: str) -> None:
+    for key in content:
+        if key not in valid:
+            raise ValueError(f"{where}: unknown key {key!r}; {nearest(key, list(valid))}")
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{where}: expected a list, got {value!r}")
+    return list(value)
+
+
+def _integers(value: Any, where: str) -> tuple[int, ...]:
+    values = _list(value, where)
+    if any(isinstance(item, bool) or not isinstance(item, int) or item < 0 for item in values):
+        raise ValueError(f"{where}: expected whole numbers from 0, got {value!r}")
+    if len(set(values)) != len(values):
+        raise ValueError(f"{where}: {value!r} holds a number twice")
+    return tuple(values)

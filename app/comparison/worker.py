@@ -1,0 +1,144 @@
+"""What a worker process does: take a cell, run it with its output in a log file, and send back what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+Runner = Callable[..., dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One cell, ready to be sent to another process."""
+
+    config: Mapping[str, Any]
+    tags: Mapping[str, str]
+    parent_run_id: str | None
+    experiment_name: str | None
+    log: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a cell. `status` is "ok" or "failed"; `error` is one line, the log holds the rest."""
+
+    status: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    run_id: str | None = None
+    error: str | None = None
+    wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+
+def experiment_runner(config: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+    """Fit, then test: the real runner. Imported here, in the worker, because it takes seconds."""
+    from app.experiment import run_experiment
+
+    return run_experiment(config, **options)
+
+
+def serve(connection: Connection, runner: Runner) -> None:
+    """The worker's main loop: run every task that arrives until the connection closes or sends None."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what ends
+    _end_with_parent()
+    _one_thread()
+    while True:
+        try:
+            task = connection.recv()
+        except EOFError:
+            return
+        if task is None:
+            return
+        connection.send(run_task(task, runner))
+
+
+def run_task(task: Task, runner: Runner) -> Outcome:
+    """Run one cell in this process; every exception becomes a failed outcome."""
+    gc.collect()
+    _reset_peak_memory()
+    wall, cpu = time.perf_counter(), _cpu_seconds()
+    status, result, error = "ok", {}, None
+    with _output_to(task.log):
+        try:
+            result = runner(
+                task.config,
+                tags=task.tags,
+                parent_run_id=task.parent_run_id,
+                experiment_name=task.experiment_name,
+            )
+        except BaseException as exception:  # SystemExit too: a library that exits must not take the worker along
+            traceback.print_exc()
+            status, error = "failed", f"{type(exception).__name__}: {str(exception).strip().splitlines()[:1]}"
+            error = error.replace("['", "").replace("']", "").replace("[]", "")
+    return Outcome(
+        status,
+        metrics={name: float(value) for name, value in result.get("metrics", {}).items()},
+        run_id=result.get("run_id"),
+        error=error,
+        wall_seconds=round(time.perf_counter() - wall, 3),
+        cpu_seconds=round(_cpu_seconds() - cpu, 3),
+    )
+
+
+def _one_thread() -> None:
+    """Torch on one thread, whatever it read from the environment (imported only where it is installed and used)."""
+    if os.environ.get("OMP_NUM_THREADS") == "1" and "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+def _cpu_seconds() -> float:
+    """CPU time of this process and of its ended children (a loader's workers)."""
+    usages = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def _reset_peak_memory() -> None:
+    """Start the process's peak memory anew, so that a cell does not report the one before it (Linux alone has this)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _end_with_parent() -> None:
+    """End this process when the parent is gone (SIGKILL included), rather than train on unseen."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="end-with-parent").start()
+
+
+@contextlib.contextmanager
+def _output_to(log: Path) -> Iterator[None]:
+    """Everything written to stdout and stderr, by libraries and children too, goes to a file."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    with log.open("w") as file:
+        try:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.dup2(kept[0], 1)
+            os.dup2(kept[1], 2)
+            os.close(kept[0])
+            os.close(kept[1])
