@@ -1,0 +1,20 @@
+"""In what order the work is done, and what is held meanwhile: the vectorised and the pipelined executor."""
+
+from lightning_modules.execution.clip_gradients import (
+    EXECUTORS,
+    ClipGradients,
+    check_combination,
+    clip_gradients,
+    clip_logits,
+)
+from lightning_modules.execution.pipelined import Pipeline, PipelineState
+
+__all__ = [
+    "EXECUTORS",
+    "ClipGradients",
+    "Pipeline",
+    "PipelineState",
+    "check_combination",
+    "clip_gradients",
+    "clip_logits",
+]

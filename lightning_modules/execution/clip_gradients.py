@@ -1,0 +1,173 @@
+"""The functional entry point: a clip and its targets in, loss, outputs and gradients out. No Lightning.
+
+Shape legend: B clips, T frames, C channels, H and W height and width, N ticks with an output, K classes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_modules.execution.clip_loss import Loss, cross_entropy, gradient_count, valid_outputs
+from lightning_modules.execution.pipelined import OnTick, Pipeline, PipelineState, run_pipelined
+from lightning_modules.execution.vectorised import outputs_NBK, run_vectorised
+from lightning_modules.networks.clip_network import ClipNetwork
+from lightning_modules.networks.unit_network import UnitNetwork
+from lightning_modules.rules import Rule, make_rule
+
+EXECUTORS = ("vectorised", "pipelined")
+
+
+@dataclass
+class ClipGradients:
+    """What a rule found on a batch of clips.
+
+    Args:
+        loss: mean over all valid (clip, tick) pairs.
+        logits_BNK: outputs at each tick that has one.
+        valid_BN: which of them belong to a clip's own frames.
+        gradients: by parameter name, a mean over each unit's valid (clip, tick) pairs; a unit without any is absent.
+        state: what the pipeline holds after the clip; None for the vectorised executor.
+    """
+
+    loss: Tensor
+    logits_BNK: Tensor
+    valid_BN: Tensor
+    gradients: dict[str, Tensor]
+    state: PipelineState | None = None
+
+
+def check_combination(network: UnitNetwork | ClipNetwork, rule: Rule, executor: str) -> None:
+    """Refuse a network, rule and executor that make no sense together.
+
+    Raises:
+        ValueError: with what to type instead.
+    """
+    if executor not in EXECUTORS:
+        raise ValueError(f"executor {executor!r} is unknown; expected one of {', '.join(EXECUTORS)}")
+    if rule.whole_clip != isinstance(network, ClipNetwork):
+        what = "takes whole clips" if isinstance(network, ClipNetwork) else "is cut into per-frame units"
+        use = "'backprop'" if isinstance(network, ClipNetwork) else "'backprop_frame', 'backprop_shifted' or 'sideways'"
+        raise ValueError(f"rule {rule.name!r} with a network that {what}; use rule {use}")
+    if executor == "pipelined" and not rule.pipelines:
+        raise ValueError(
+            f"rule {rule.name!r} waits for the whole clip and cannot be pipelined; use executor 'vectorised', "
+            "or rule 'sideways' with stash 'exact' for exact gradients without waiting"
+        )
+    if executor == "vectorised" and rule.pipelines and rule.update == "frame":
+        raise ValueError("update 'frame' changes weights at every tick; executor 'vectorised' cannot: use 'pipelined'")
+
+
+def _scaled(
+    network: UnitNetwork | ClipNetwork, rule: Rule, summed: dict[str, Tensor], lengths_B: Tensor, start: int
+) -> dict[str, Tensor]:
+    """Turn sums into means over each unit's valid pairs, and leave out units that have none."""
+    scaled: dict[str, Tensor] = {}
+    for unit in range(1, network.depth + 1):
+        count = gradient_count(rule, network.depth, unit, lengths_B, start=start)
+        names = [name for name in network.unit_parameters(unit) if name in summed]
+        scaled.update({name: summed[name] / count for name in names if count})
+    return scaled
+
+
+def _frame_by_frame(
+    network: UnitNetwork,
+    video_BTCHW: Tensor,
+    targets: Tensor,
+    rule: Rule,
+    lengths_B: Tensor,
+    loss: Loss,
+    on_tick: OnTick,
+) -> ClipGradients:
+    """Per-frame backprop with `update: frame`: one exact gradient and one hand-over for each frame."""
+    parts = []
+    for frame in range(video_BTCHW.shape[1]):
+        alive_B = (lengths_B > frame).long()
+        here = targets if targets.dim() == 1 else targets[:, frame : frame + 1]
+        part = run_vectorised(network, video_BTCHW[:, frame : frame + 1], here, rule, alive_B, loss)
+        parts.append(part)
+        if count := int(alive_B.sum()):
+            on_tick({name: gradient / count for name, gradient in part[3].items()})
+    losses, logits, valid, _ = zip(*parts, strict=True)
+    pairs = lengths_B.sum().clamp_min(1)
+    return ClipGradients(torch.stack(losses).sum() / pairs, torch.cat(logits, 1), torch.cat(valid, 1), {})
+
+
+def clip_gradients(
+    network: UnitNetwork | ClipNetwork,
+    video_BTCHW: Tensor,
+    targets: Tensor,
+    *,
+    rule: Rule | str = "sideways",
+    executor: str = "vectorised",
+    lengths_B: Tensor | None = None,
+    loss: Loss = cross_entropy,
+    state: PipelineState | None = None,
+    on_tick: OnTick | None = None,
+) -> ClipGradients:
+    """Return loss, outputs and gradients of a batch of clips under a rule; the network's own `.grad` is not touched.
+
+    Args:
+        network: from `build_network`.
+        video_BTCHW: clips; frames at and beyond a clip's length are ignored.
+        targets: labels (B,), or one target for each frame (B, T, ...).
+        rule: a rule or its name.
+        executor: `vectorised` or `pipelined`; they agree to rounding.
+        lengths_B: real frames of each clip; None means all T.
+        loss: from (n, K) outputs and (n, ...) targets to (n,) losses.
+        state: pipelined only: go on from here, for clips that continue a stream.
+        on_tick: needed by `update: frame`: takes each tick's gradients, changes the weights.
+
+    Raises:
+        ValueError: a combination that makes no sense, with what to use instead.
+    """
+    rule = make_rule(rule) if isinstance(rule, str) else rule
+    check_combination(network, rule, executor)
+    if (rule.update == "frame") != (on_tick is not None):
+        raise ValueError(
+            f"update {rule.update!r} with on_tick={on_tick}; on_tick belongs to update 'frame', and only there"
+        )
+    if lengths_B is None:
+        lengths_B = video_BTCHW.new_full((len(video_BTCHW),), video_BTCHW.shape[1], dtype=torch.long)
+    if executor == "pipelined":
+        assert isinstance(network, UnitNetwork)
+        start = state.tick if state else 0
+        total, logits, valid, summed, state = run_pipelined(
+            network, video_BTCHW, targets, rule, lengths_B, loss, state, on_tick
+        )
+    elif rule.update == "frame":
+        assert isinstance(network, UnitNetwork) and on_tick is not None
+        return _frame_by_frame(network, video_BTCHW, targets, rule, lengths_B, loss, on_tick)
+    else:
+        start = 0
+        total, logits, valid, summed = run_vectorised(network, video_BTCHW, targets, rule, lengths_B, loss)
+    gradients = _scaled(network, rule, summed, lengths_B, start)
+    return ClipGradients(total / valid.sum().clamp_min(1), logits, valid, gradients, state)
+
+
+@torch.no_grad()
+def clip_logits(
+    network: UnitNetwork | ClipNetwork,
+    video_BTCHW: Tensor,
+    *,
+    rule: Rule | str,
+    executor: str = "vectorised",
+    lengths_B: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return outputs (B, N, K) and their mask (B, N), as the rule's network computes them at test time.
+
+    A pipelined network answers at ticks D..T; an ordinary one at every frame.
+    """
+    rule = make_rule(rule) if isinstance(rule, str) else rule
+    check_combination(network, rule, "vectorised" if not rule.pipelines else executor)
+    if lengths_B is None:
+        lengths_B = video_BTCHW.new_full((len(video_BTCHW),), video_BTCHW.shape[1], dtype=torch.long)
+    if rule.whole_clip:
+        return outputs_NBK(network, video_BTCHW, rule, lengths_B).transpose(0, 1), lengths_B[:, None] > 0
+    valid_BN = valid_outputs(rule, network.depth, video_BTCHW.shape[1], lengths_B)
+    if executor == "pipelined" and rule.pipelines:
+        assert isinstance(network, UnitNetwork)
+        pipeline = Pipeline(network, rule, cross_entropy)
+        outputs = [pipeline.infer(frame_BCHW) for frame_BCHW in video_BTCHW.unbind(1)]
+        return torch.stack([o for o in outputs if o is not None], dim=1), valid_BN
+    return outputs_NBK(network, video_BTCHW, rule, lengths_B).transpose(0, 1), valid_BN

@@ -1,0 +1,55 @@
+"""The loss of a clip: one loss for each tick that has an output, and the counts that turn sums into means.
+
+Shape legend: B clips, N ticks with an output, K classes. All losses here are sums; a unit's gradient is divided by the
+number of (clip, tick) pairs that gave it one, so that every rule means the same by a learning rate.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_modules.execution.schedule import first_gradient_tick
+from lightning_modules.rules.rule import Rule
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(logits_BK: Tensor, labels_B: Tensor) -> Tensor:
+    """Return the cross-entropy of each sample, (B,), unreduced."""
+    return F.cross_entropy(logits_BK, labels_B, reduction="none")
+
+
+def targets_at(targets: Tensor, frame: int) -> Tensor:
+    """Return the targets of a nominal frame (1-based): labels (B,) hold for all frames, others are (B, T, ...)."""
+    return targets if targets.dim() == 1 else targets[:, frame - 1]
+
+
+def first_loss_tick(rule: Rule, depth: int) -> int:
+    """First tick with an output: D in the pipeline, 1 in the ordinary network."""
+    return depth if rule.forward_shift else 1
+
+
+def valid_outputs(rule: Rule, depth: int, frames: int, lengths_B: Tensor, *, start: int = 0) -> Tensor:
+    """Return the mask (B, N) of outputs that belong to a clip's own frames.
+
+    Args:
+        rule: sets the first tick with an output.
+        depth: number of units, D.
+        frames: frames of the clip, T.
+        lengths_B: number of real frames of each clip.
+        start: ticks already done before this clip, in a stream.
+    """
+    first = max(first_loss_tick(rule, depth), start + 1)
+    ticks_N = torch.arange(first, start + frames + 1, device=lengths_B.device)
+    return ticks_N[None, :] <= lengths_B[:, None] + start
+
+
+def gradient_count(rule: Rule, depth: int, unit: int, lengths_B: Tensor, *, start: int = 0) -> int:
+    """Return how many (clip, tick) pairs a unit's gradient is the mean of; 0 where it gets none."""
+    if rule.whole_clip:
+        return len(lengths_B)
+    first = first_gradient_tick(depth, unit) if rule.forwards_gradients else first_loss_tick(rule, depth)
+    before = max(first - 1, start)
+    return int((lengths_B + start - before).clamp_min(0).sum())

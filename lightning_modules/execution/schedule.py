@@ -1,0 +1,128 @@
+"""The clock of the pipeline: which message a unit reads at a tick, and which frame's gradient arrives. No tensors.
+
+Ticks and frames count from 1; at tick t the frame x^t arrives. D = 4 units on a chain (numbers are frames):
+
+    tick        1   2   3   4   5   6   7   8
+    unit 1 fwd  1   2   3   4   5   6   7   8
+    unit 2 fwd      1   2   3   4   5   6   7
+    unit 3 fwd          1   2   3   4   5   6
+    unit 4 fwd              1   2   3   4   5
+    unit 4 bwd              1   2   3   4   5      gradient of the frame's own loss
+    unit 3 bwd                  1   2   3   4      gradient about frame 1 meets the input of frame 3
+    unit 2 bwd                      1   2   3      ... of frame 5
+    unit 1 bwd                          1   2      ... of frame 7: lag 2(D - i) = 6 frames
+
+so unit i forwards frame t - i + 1 from tick i on, and has its first gradient at tick 2D - i, about frame t - 2D + i + 1.
+On a wiring with skips the chain still sets these ticks; a skip of span s brings a frame s - 1 newer, and a gradient that
+is early, so that gradients below tick 2D - i lack the longer paths and are not used (methods.md sections 2, 3 [D]).
+"""
+
+from dataclasses import dataclass
+
+from lightning_modules.networks.wiring import INPUT, Wiring
+
+
+@dataclass(frozen=True)
+class Read:
+    """One message that a unit reads at a tick.
+
+    Args:
+        source: the unit that sent it, 0 for the video.
+        frames: the frames that it has seen, one for each path length.
+    """
+
+    source: int
+    frames: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one unit does at one tick.
+
+    Args:
+        reads: the messages that it reads; empty before its chain message is there.
+        output_frame: nominal frame of its output, t - i + 1; None before tick i.
+        gradient_frame: nominal frame whose loss's gradient arrives along the chain; None before tick 2D - i.
+    """
+
+    reads: tuple[Read, ...]
+    output_frame: int | None
+    gradient_frame: int | None
+
+
+def first_output_tick(unit: int) -> int:
+    """First tick at which a unit has its chain message, and so an output: i."""
+    return unit
+
+
+def first_gradient_tick(depth: int, unit: int) -> int:
+    """First tick at which a unit's gradient is complete: 2D - i."""
+    return 2 * depth - unit
+
+
+def lag(depth: int, unit: int) -> int:
+    """Age difference in frames of gradient and activation along the chain: 2(D - i)."""
+    return 2 * (depth - unit)
+
+
+def shortest_lag(wiring: Wiring, unit: int) -> int:
+    """Age difference in frames along the fewest hops down from the last unit: 2 x hops."""
+    hops = {wiring.depth: 0}
+    for reader in range(wiring.depth, unit, -1):
+        for source in wiring.sources_of(reader):
+            if reader in hops:
+                hops[source] = min(hops.get(source, wiring.depth), hops[reader] + 1)
+    return 2 * hops[unit]
+
+
+def gradient_ticks(depth: int, unit: int, frames: int) -> int:
+    """Number of complete gradients that a unit gets from a clip: T - 2D + i + 1, at least 0."""
+    return max(0, frames - first_gradient_tick(depth, unit) + 1)
+
+
+def loss_ticks(depth: int, frames: int) -> int:
+    """Number of ticks at which a clip gives an output: T - D + 1, at least 0."""
+    return max(0, frames - depth + 1)
+
+
+def shortest_clip(depth: int) -> int:
+    """Fewest frames from which every unit gets a gradient: 2D - 1."""
+    return 2 * depth - 1
+
+
+def nominal_frame(unit: int, tick: int) -> int:
+    """Oldest frame in a unit's output, the one that came along the chain: t - i + 1."""
+    return tick - unit + 1
+
+
+def newest_frame(wiring: Wiring, unit: int, tick: int) -> int:
+    """Newest frame that can have reached a unit's output: t - Lmin + 1. Horizons of prediction count from it."""
+    return tick - min(wiring.path_lengths(unit)) + 1
+
+
+def frames_read(wiring: Wiring, unit: int, tick: int) -> frozenset[int]:
+    """Frames that have reached a unit's output at a tick: one for each path length; empty before tick i."""
+    if unit == INPUT:
+        return frozenset({tick + 1})
+    if tick < first_output_tick(unit):
+        return frozenset()
+    return frozenset(tick - length + 1 for length in wiring.path_lengths(unit))
+
+
+def message_wait(span: int) -> int:
+    """Ticks that a gradient over a skip waits for the chain's, with `stash: exact`: 2(s - 1)."""
+    return 2 * (span - 1)
+
+
+def work(wiring: Wiring, tick: int, unit: int) -> Work:
+    """Return what a unit does at a tick: the clock table's entry."""
+    if tick < first_output_tick(unit):
+        return Work((), None, None)
+    reads = tuple(Read(j, frames_read(wiring, j, tick - 1)) for j in wiring.sources_of(unit))
+    frame = tick - first_gradient_tick(wiring.depth, unit) + 1
+    return Work(reads, nominal_frame(unit, tick), frame if frame >= 1 else None)
+
+
+def clock_table(wiring: Wiring, frames: int) -> list[list[Work]]:
+    """Return the whole clock table: `table[t - 1][i - 1]` for ticks 1..T and units 1..D."""
+    return [[work(wiring, t, i) for i in range(1, wiring.depth + 1)] for t in range(1, frames + 1)]

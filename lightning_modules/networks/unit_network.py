@@ -1,0 +1,127 @@
+"""A network cut into units: an ordered list of units and the wiring between them.
+
+Shape legend: N any number of frames (batch, or ticks x batch), C channels, H and W height and width, K classes.
+A unit reads one message per source and gives one output:
+
+    z_i = C_i(h_{i-1}, {P_{j->i}(h_j)})      h_i = f_i(z_i)          (methods.md section 3 [D])
+
+C is `sum` or `concat`; P pools a message to the chain message's height and width and, for `sum`, maps its channels by a
+1x1 convolution where they differ. P and C belong to the receiving unit: their parameters are the unit's. Units mix
+nothing across frames (GroupNorm, never BatchNorm), so that all ticks of a clip may pass through a unit at once.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.networks.wiring import INPUT, Wiring
+
+
+@dataclass(frozen=True)
+class UnitSpec:
+    """What a network says of one unit: how many channels it gives and how to build it for given input channels."""
+
+    out_channels: int
+    build: Callable[[int], nn.Module]
+
+
+class Merge(nn.Module):
+    """Bring the messages of one tick to one shape and merge them: P and C of methods.md section 3.
+
+    Args:
+        channels: channels of each message, the chain neighbour's first.
+        kind: `sum` or `concat`.
+    """
+
+    def __init__(self, channels: Sequence[int], kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.out_channels = channels[0] if kind == "sum" else sum(channels)
+        self.projections = nn.ModuleList(
+            nn.Conv2d(c, channels[0], 1, bias=False) if kind == "sum" and c != channels[0] else nn.Identity()
+            for c in channels[1:]
+        )
+
+    def forward(self, messages: Sequence[Tensor]) -> Tensor:
+        """Merge messages of shapes (N, C_j, H_j, W_j) to (N, C, H, W) with H and W of the first."""
+        chain_NCHW = messages[0]
+        if len(messages) == 1:
+            return chain_NCHW
+        size = chain_NCHW.shape[-2:]
+        skips = [
+            project(message if message.shape[-2:] == size else F.adaptive_avg_pool2d(message, size))
+            for project, message in zip(self.projections, messages[1:], strict=True)
+        ]
+        if self.kind == "sum":
+            return chain_NCHW + sum(skips)
+        return torch.cat([chain_NCHW, *skips], dim=1)
+
+
+class Unit(nn.Module):
+    """One node of the network: it merges the messages it reads and applies its function.
+
+    Args:
+        merge: brings the messages to one shape.
+        body: the unit's function f_i, from (N, C, H, W) to (N, C', H', W'), or to (N, K) for the last unit.
+    """
+
+    def __init__(self, merge: Merge, body: nn.Module) -> None:
+        super().__init__()
+        self.merge = merge
+        self.body = body
+
+    def forward(self, messages: Sequence[Tensor]) -> Tensor:
+        """Return h_i for one message per source, the chain neighbour's first."""
+        return self.body(self.merge(messages))
+
+
+class UnitNetwork(nn.Module):
+    """Units in order plus, for each unit, the units it reads.
+
+    Args:
+        specs: one entry per unit, the lowest first.
+        wiring: which units each unit reads; its depth is the number of specs.
+        in_channels: channels of a frame.
+
+    Raises:
+        ValueError: the wiring's depth is not the number of units.
+    """
+
+    def __init__(self, specs: Sequence[UnitSpec], wiring: Wiring, in_channels: int) -> None:
+        super().__init__()
+        if wiring.depth != len(specs):
+            raise ValueError(
+                f"wiring {wiring.name!r} has {wiring.depth} units, the network {len(specs)}; make them equal"
+            )
+        self.wiring = wiring
+        channels = [in_channels, *(spec.out_channels for spec in specs)]
+        self.units = nn.ModuleList()
+        for number, spec in enumerate(specs, start=1):
+            merge = Merge([channels[j] for j in wiring.sources_of(number)], wiring.merge)
+            self.units.append(Unit(merge, spec.build(merge.out_channels)))
+
+    @property
+    def depth(self) -> int:
+        """Number of units, D."""
+        return len(self.units)
+
+    def unit(self, number: int) -> Unit:
+        """Return unit `number`, 1-based as in the papers."""
+        unit = self.units[number - 1]
+        assert isinstance(unit, Unit)
+        return unit
+
+    def unit_parameters(self, number: int) -> dict[str, nn.Parameter]:
+        """Return the parameters of a unit (1-based) by their names in `named_parameters()`."""
+        prefix = f"units.{number - 1}."
+        return {prefix + name: p for name, p in self.unit(number).named_parameters()}
+
+    def forward(self, frames_NCHW: Tensor) -> Tensor:
+        """Return the output of the ordinary per-frame network, every unit on the same frame."""
+        outputs = {INPUT: frames_NCHW}
+        for number in range(1, self.depth + 1):
+            outputs[number] = self.unit(number)([outputs[j] for j in self.wiring.sources_of(number)])
+        return outputs[self.depth]

@@ -1,0 +1,107 @@
+"""Which units each unit reads: the wirings of Sideways and Skip-Sideways.
+
+Units are numbered 1..D; 0 stands for the video frame. A skip of span s = i - j lets unit i read unit j directly. Every
+message takes one tick whatever its span, so a span-s skip brings a frame that is s - 1 newer than the chain's: that is
+where time enters (Skip-Sideways, arXiv 2106.08318 [P]; the variants' names and spans are ours [D]).
+
+    chain      1 <- 0   2 <- 1   3 <- 2        4 <- 3               = Sideways (arXiv 2001.06232)
+    residual   1 <- 0   2 <- 1   3 <- 2 + 1    4 <- 3 + 2           sum, span 2
+    concat     1 <- 0   2 <- 1   3 <- 2 , 1    4 <- 3 , 2           channels side by side, span 2
+    dense      1 <- 0   2 <- 1   3 <- 2 , 1    4 <- 3 , 2 , 1       every lower unit, at most `reach` units down
+    input      1 <- 0   2 <- 1,0 3 <- 2 , 0    4 <- 3 , 0           the frame itself, downsampled
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+Merge = Literal["sum", "concat"]
+WIRINGS = ("chain", "residual", "concat", "dense", "input")
+INPUT = 0
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """The units that each unit reads, and how it merges them.
+
+    Args:
+        name: one of `WIRINGS`, or a name of your own.
+        sources: `sources[i - 1]` lists what unit i reads, its chain neighbour i - 1 first; 0 is the frame.
+        merge: `sum` adds the messages, `concat` puts their channels side by side.
+
+    Raises:
+        ValueError: a unit does not read its chain neighbour first, or reads a unit that is not below it.
+    """
+
+    name: str
+    sources: tuple[tuple[int, ...], ...]
+    merge: Merge = "concat"
+
+    def __post_init__(self) -> None:
+        for unit, sources in enumerate(self.sources, start=1):
+            if not sources or sources[0] != unit - 1:
+                raise ValueError(f"unit {unit} reads {sources}; its chain neighbour {unit - 1} must come first")
+            if len(set(sources)) != len(sources) or not all(0 <= j < unit for j in sources):
+                raise ValueError(f"unit {unit} reads {sources}; expected distinct units from 0 to {unit - 1}")
+
+    @property
+    def depth(self) -> int:
+        """Number of units, D."""
+        return len(self.sources)
+
+    def sources_of(self, unit: int) -> tuple[int, ...]:
+        """What a unit reads (1-based), its chain neighbour first."""
+        return self.sources[unit - 1]
+
+    def edges(self) -> Iterator[tuple[int, int]]:
+        """Yield every (source, unit) pair."""
+        for unit, sources in enumerate(self.sources, start=1):
+            for source in sources:
+                yield source, unit
+
+    def path_lengths(self, unit: int) -> frozenset[int]:
+        """Lengths in hops of all paths from the frame to a unit; `max` is the unit's number, `min` its Lmin."""
+        if unit == INPUT:
+            return frozenset({0})
+        return frozenset(n + 1 for source in self.sources_of(unit) for n in self.path_lengths(source))
+
+    @property
+    def has_skips(self) -> bool:
+        """Whether any unit reads more than its chain neighbour."""
+        return any(len(sources) > 1 for sources in self.sources)
+
+
+def _sources(name: str, unit: int, reach: int | None) -> tuple[int, ...]:
+    chain = (unit - 1,)
+    if name in ("residual", "concat"):
+        return chain + ((unit - 2,) if unit > 2 else ())
+    if name == "dense":
+        lowest = 1 if reach is None else max(1, unit - reach)
+        return chain + tuple(range(unit - 2, lowest - 1, -1))
+    if name == "input":
+        return chain + ((INPUT,) if unit > 1 else ())
+    return chain
+
+
+def make_wiring(name: str, depth: int, *, reach: int | None = None) -> Wiring:
+    """Return the named wiring for D = `depth` units.
+
+    Args:
+        name: one of `WIRINGS`.
+        depth: number of units, at least 1.
+        reach: `dense` only: the largest span of a skip; None means no limit.
+
+    Raises:
+        ValueError: an unknown name, a depth below 1, or a reach that has no meaning.
+    """
+    if name not in WIRINGS:
+        near = get_close_matches(name, WIRINGS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"wiring {name!r} is unknown; expected one of {', '.join(WIRINGS)}{hint}")
+    if depth < 1:
+        raise ValueError(f"depth is {depth}; a network needs at least 1 unit")
+    if reach is not None and (name != "dense" or reach < 1):
+        raise ValueError(f"reach={reach} with wiring {name!r}; reach is a span >= 1 and belongs to wiring 'dense' only")
+    sources = tuple(_sources(name, unit, reach) for unit in range(1, depth + 1))
+    return Wiring(name, sources, "sum" if name == "residual" else "concat")

@@ -1,0 +1,43 @@
+"""How gradients are found: exact backprop in three forms, and Sideways."""
+
+from difflib import get_close_matches
+from typing import get_args
+
+from lightning_modules.rules.backprop import backprop, backprop_frame, backprop_shifted
+from lightning_modules.rules.rule import Rule, Stash, Update
+from lightning_modules.rules.sideways import sideways
+
+RULES = ("backprop_frame", "backprop_shifted", "backprop", "sideways")
+
+__all__ = ["RULES", "Rule", "backprop", "backprop_frame", "backprop_shifted", "make_rule", "sideways"]
+
+
+def _check(name: str, update: str, stash: str) -> None:
+    if name not in RULES:
+        near = get_close_matches(name, RULES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"rule {name!r} is unknown; expected one of {', '.join(RULES)}{hint}")
+    if update not in get_args(Update):
+        raise ValueError(f"update {update!r} is unknown; expected 'clip' or 'frame'")
+    if stash not in get_args(Stash):
+        raise ValueError(f"stash {stash!r} is unknown; expected 'none' or 'exact'")
+    if stash != "none" and name != "sideways":
+        raise ValueError(f"stash={stash!r} with rule {name!r}, which is exact already; leave stash out")
+    if update == "frame" and name in ("backprop_shifted", "backprop"):
+        raise ValueError(
+            f"update='frame' with rule {name!r}, whose gradient needs the whole clip; use update='clip', or rule 'sideways'"
+        )
+
+
+def make_rule(name: str, *, update: Update = "clip", stash: Stash = "none", drain: bool = True) -> Rule:
+    """Return a rule by name.
+
+    Raises:
+        ValueError: an unknown name, or options that make no sense for the rule.
+    """
+    _check(name, update, stash)
+    if name == "sideways":
+        return sideways(update, stash, drain)
+    if name == "backprop_frame":
+        return backprop_frame(update)
+    return backprop_shifted() if name == "backprop_shifted" else backprop()

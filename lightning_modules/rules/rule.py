@@ -1,0 +1,50 @@
+"""What every rule states: how an edge shifts ticks forward and backward, and when weights change.
+
+An edge of the network carries messages from a unit to a unit that reads it. Read over all ticks at once it is a delay:
+
+    rule               forward   backward     what the backward shift means
+    backprop_frame        0         0         the ordinary network on each frame
+    backprop_shifted     +1        -1         exact: a gradient returns to the tick whose message it is about
+    sideways             +1        +1         the gradient travels on in time, to the unit's newest input
+
+That one sign is the whole difference between exact backprop of the pipelined network and Sideways (methods.md 3 [D]).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Update = Literal["clip", "frame"]
+Stash = Literal["none", "exact"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How gradients are found.
+
+    Args:
+        name: the rule's name on the command line.
+        forward_shift: ticks that an edge adds to an activation, 0 or 1.
+        backward_shift: ticks that an edge adds to a gradient.
+        update: `clip` holds weights fixed inside a clip; `frame` changes them at every tick.
+        stash: `exact` keeps the past inputs that make Sideways' gradients exact.
+        drain: with `stash: exact`, run on for the 2D - 2 ticks in which the last losses reach the lowest unit.
+        whole_clip: the rule's network takes the clip as one input (3D networks).
+    """
+
+    name: str
+    forward_shift: int
+    backward_shift: int
+    update: Update = "clip"
+    stash: Stash = "none"
+    drain: bool = True
+    whole_clip: bool = False
+
+    @property
+    def forwards_gradients(self) -> bool:
+        """Whether gradients travel forward in time: Sideways without a stash."""
+        return self.backward_shift > 0 and self.stash == "none"
+
+    @property
+    def pipelines(self) -> bool:
+        """Whether units may work tick by tick without waiting for one another."""
+        return self.backward_shift > 0

@@ -1,0 +1,21 @@
+"""Sideways (arXiv 2001.06232) and, on a wiring with skips, Skip-Sideways (arXiv 2106.08318).
+
+[P] Every unit works at every tick on the newest messages, and gradients travel forward in time: at each tick, after its
+forward, a unit takes the gradients that its readers sent one tick before, applies its vector-Jacobian product at its
+newest input, and sends the result down. Nothing older than one tick is stored.
+
+    tick            t            t+1           t+2
+    unit D      h^t, loss ------.
+    unit D-1                     `-> vjp at z^{t+1} ---.
+    unit D-2                                            `-> vjp at z^{t+2} ...
+
+[D] With `stash: exact` unit i keeps its last 2(D - i) + 1 inputs and applies the product at the input that the gradient
+is about. Gradients are exact again, still without blocking, at the price of memory that does not grow with the clip.
+"""
+
+from lightning_modules.rules.rule import Rule, Stash, Update
+
+
+def sideways(update: Update = "clip", stash: Stash = "none", drain: bool = True) -> Rule:
+    """Pseudo-gradients that travel forward in time; the wiring decides between Sideways and Skip-Sideways."""
+    return Rule("sideways", forward_shift=1, backward_shift=1, update=update, stash=stash, drain=drain)
