@@ -4,8 +4,8 @@
                given out        ^^^^^   ^^^^^
     state      {"epoch": e, "batches": 2}       resumed: i4 i5 | ...       epoch e+1: whole again
 
-Lightning calls `iter()` before it calls the sampler's `set_epoch`, and worker processes fetch ahead of the trainer. So the
-epoch is read at the first `next()`, and only batches that were handed out are counted.
+Lightning calls `iter()` before it calls the sampler's `set_epoch`, and worker processes fetch ahead of the trainer.
+So the epoch is read at the first `next()`, and only batches that were handed out are counted.
 """
 
 from collections.abc import Iterator
