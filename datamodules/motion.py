@@ -28,8 +28,8 @@ def positions(start_N2: np.ndarray, step_N2: np.ndarray, frames: int, room: floa
 def render(images_NKK: np.ndarray, positions_NT2: np.ndarray, size: int, cell: float, *, wrap: bool) -> np.ndarray:
     """Return frames (T, S, S) in [0, 1]: the images, interpolated with `cell` pixels a cell, added and clipped.
 
-    Interpolation is separable, rows @ image @ columns. The canvas samples one continuous image, so that a fractional
-    position on one axis looks as sharp as on the other.
+    Interpolation is separable, rows @ image @ columns. A fraction of a pixel on one axis blurs exactly as on the
+    other.
     """
     weights_NTSAK = _weights(positions_NT2.astype(np.float32), size, np.float32(cell), wrap=wrap)
     rows, columns = weights_NTSAK[..., 0, :, :], weights_NTSAK[..., 1, :, :]
