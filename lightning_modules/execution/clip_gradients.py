@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_modules.execution.clip_loss import Loss, cross_entropy, gradient_count, valid_outputs
 from lightning_modules.execution.pipelined import OnTick, Pipeline, PipelineState, run_pipelined
-from lightning_modules.execution.vectorised import outputs_NBK, run_vectorised
+from lightning_modules.execution.vectorised import network_outputs, run_vectorised
 from lightning_modules.networks.clip_network import ClipNetwork
 from lightning_modules.networks.unit_network import UnitNetwork
 from lightning_modules.rules import Rule, make_rule
@@ -136,7 +136,8 @@ def clip_gradients(
             network, video_BTCHW, targets, rule, lengths_B, loss, state, on_tick
         )
     elif rule.update == "frame":
-        assert isinstance(network, UnitNetwork) and on_tick is not None
+        assert isinstance(network, UnitNetwork)
+        assert on_tick is not None
         return _frame_by_frame(network, video_BTCHW, targets, rule, lengths_B, loss, on_tick)
     else:
         start = 0
@@ -163,11 +164,11 @@ def clip_logits(
     if lengths_B is None:
         lengths_B = video_BTCHW.new_full((len(video_BTCHW),), video_BTCHW.shape[1], dtype=torch.long)
     if rule.whole_clip:
-        return outputs_NBK(network, video_BTCHW, rule, lengths_B).transpose(0, 1), lengths_B[:, None] > 0
+        return network_outputs(network, video_BTCHW, rule, lengths_B).transpose(0, 1), lengths_B[:, None] > 0
     valid_BN = valid_outputs(rule, network.depth, video_BTCHW.shape[1], lengths_B)
     if executor == "pipelined" and rule.pipelines:
         assert isinstance(network, UnitNetwork)
         pipeline = Pipeline(network, rule, cross_entropy)
         outputs = [pipeline.infer(frame_BCHW) for frame_BCHW in video_BTCHW.unbind(1)]
         return torch.stack([o for o in outputs if o is not None], dim=1), valid_BN
-    return outputs_NBK(network, video_BTCHW, rule, lengths_B).transpose(0, 1), valid_BN
+    return network_outputs(network, video_BTCHW, rule, lengths_B).transpose(0, 1), valid_BN

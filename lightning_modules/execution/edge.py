@@ -1,7 +1,7 @@
 """Edges and masks over all ticks of a clip at once: the delay operators of the vectorised form.
 
-Shape legend: S ticks that a tensor spans (a slice of 1..T), B clips; `_SB...` has ticks first, so that a shift in ticks is
-a slice of contiguous memory.
+Shape legend: S ticks that a tensor spans (a slice of 1..T), B clips; `_SB...` has ticks first, so that a shift in
+ticks is a slice of contiguous memory.
 
 An edge from unit j to unit i, read over all ticks (a_j and a_i: the first ticks of their outputs):
 

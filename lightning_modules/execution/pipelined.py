@@ -8,8 +8,8 @@ One tick of unit i (methods.md sections 2 and 3):
     vjp       at the newest input; with `stash: exact` at the input of tick t - 2(D - i), computed anew
     send      h_i^t to its readers, input gradients to its sources; both arrive at t + 1
 
-Units of one tick do not see one another's work, so their order inside the tick is free. Only one unit's graph lives at a
-time, whatever the length of the clip.
+Units of one tick do not see one another's work, so their order inside the tick is free. Only one unit's graph lives
+at a time, whatever the length of the clip.
 
 Shape legend: B clips, T frames, C channels, H and W height and width, K classes.
 """
@@ -17,6 +17,7 @@ Shape legend: B clips, T frames, C channels, H and W height and width, K classes
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ class PipelineState:
     gradients: dict[int, dict[int, Tensor]] = field(default_factory=lambda: defaultdict(dict))
     inputs: dict[int, dict[int, list[Tensor]]] = field(default_factory=lambda: defaultdict(dict))
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         """Return plain containers and tensors, for a checkpoint."""
         return {
             "tick": self.tick,
@@ -56,11 +57,11 @@ class PipelineState:
         }
 
     @classmethod
-    def from_state_dict(cls, state: Mapping[str, object]) -> "PipelineState":
+    def from_state_dict(cls, state: Mapping[str, Any]) -> "PipelineState":
         """Return the state that `state_dict` described."""
-        new = cls(tick=state["tick"], activations=dict(state["activations"]))  # type: ignore[arg-type, call-overload]
-        new.gradients.update(state["gradients"])  # type: ignore[arg-type]
-        new.inputs.update(state["inputs"])  # type: ignore[arg-type]
+        new = cls(tick=state["tick"], activations=dict(state["activations"]))
+        new.gradients.update(state["gradients"])
+        new.inputs.update(state["inputs"])
         return new
 
 
@@ -137,6 +138,7 @@ class Pipeline:
             messages = None if frame_BCHW is None else self._messages(unit, frame_BCHW)
             vjp = None
             if unit == self.network.depth and messages is not None:
+                assert targets_B is not None
                 leaves = _leaves(self.network, unit, messages)
                 output = self.network.unit(unit)(leaves)
                 total = (self.loss(output, targets_B) * weight_B).sum()

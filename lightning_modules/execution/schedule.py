@@ -12,9 +12,10 @@ Ticks and frames count from 1; at tick t the frame x^t arrives. D = 4 units on a
     unit 2 bwd                      1   2   3      ... of frame 5
     unit 1 bwd                          1   2      ... of frame 7: lag 2(D - i) = 6 frames
 
-so unit i forwards frame t - i + 1 from tick i on, and has its first gradient at tick 2D - i, about frame t - 2D + i + 1.
-On a wiring with skips the chain still sets these ticks; a skip of span s brings a frame s - 1 newer, and a gradient that
-is early, so that gradients below tick 2D - i lack the longer paths and are not used (methods.md sections 2, 3 [D]).
+so unit i forwards frame t - i + 1 from tick i on, and has its first gradient at tick 2D - i, about frame
+t - 2D + i + 1. On a wiring with skips the chain still sets these ticks; a skip of span s brings a frame s - 1 newer,
+and a gradient that is early, so that gradients below tick 2D - i lack the longer paths and are not used (methods.md
+sections 2 and 3 [D]).
 """
 
 from dataclasses import dataclass

@@ -59,7 +59,7 @@ def _unit_outputs(
     return mask_gradient(output_SB, mask_SB)
 
 
-def outputs_NBK(network: UnitNetwork | ClipNetwork, video_BTCHW: Tensor, rule: Rule, lengths_B: Tensor) -> Tensor:
+def network_outputs(network: UnitNetwork | ClipNetwork, video_BTCHW: Tensor, rule: Rule, lengths_B: Tensor) -> Tensor:
     """Return the network's outputs (N, B, K), with a graph whose backward pass is the rule's."""
     if isinstance(network, ClipNetwork):
         return network(video_BTCHW, lengths_B)[None]
@@ -87,7 +87,7 @@ def run_vectorised(
     loss: Loss,
 ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
     """Return summed loss, logits (B, N, K), their mask (B, N) and summed gradients by parameter name."""
-    logits_NBK = outputs_NBK(network, video_BTCHW, rule, lengths_B)
+    logits_NBK = network_outputs(network, video_BTCHW, rule, lengths_B)
     if rule.whole_clip:
         valid_BN = lengths_B[:, None] > 0
     else:

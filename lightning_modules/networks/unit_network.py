@@ -50,9 +50,9 @@ class Merge(nn.Module):
         chain_NCHW = messages[0]
         if len(messages) == 1:
             return chain_NCHW
-        size = chain_NCHW.shape[-2:]
+        size = (chain_NCHW.shape[-2], chain_NCHW.shape[-1])
         skips = [
-            project(message if message.shape[-2:] == size else F.adaptive_avg_pool2d(message, size))
+            project(message if tuple(message.shape[-2:]) == size else F.adaptive_avg_pool2d(message, size))
             for project, message in zip(self.projections, messages[1:], strict=True)
         ]
         if self.kind == "sum":

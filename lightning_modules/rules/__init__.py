@@ -25,7 +25,8 @@ def _check(name: str, update: str, stash: str) -> None:
         raise ValueError(f"stash={stash!r} with rule {name!r}, which is exact already; leave stash out")
     if update == "frame" and name in ("backprop_shifted", "backprop"):
         raise ValueError(
-            f"update='frame' with rule {name!r}, whose gradient needs the whole clip; use update='clip', or rule 'sideways'"
+            f"update='frame' with rule {name!r}, whose gradient needs the whole clip; "
+            "use update='clip', or rule 'sideways'"
         )
 
 

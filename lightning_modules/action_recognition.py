@@ -1,0 +1,304 @@
+"""Action recognition: one label for a clip, learned under any rule, wiring and executor.
+
+The loss is taken at every tick that has an output; a clip's score is the mean of the softmax over these ticks, a
+video's the mean over its views.
+
+Shape legend: B clips, T frames, C channels, H and W height and width, N ticks with an output, K classes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import Optimizer
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from lightning_modules.execution import check_combination, clip_gradients, clip_logits
+from lightning_modules.execution.schedule import shortest_clip
+from lightning_modules.metrics.gradients import alignment, gradient_norm, weight_change
+from lightning_modules.networks import ClipNetwork, build_network
+from lightning_modules.optimisation import (
+    clip_per_unit,
+    make_optimizer,
+    make_scheduler,
+    parameter_groups,
+    set_gradients,
+)
+from lightning_modules.rules import make_rule
+
+Batch = Mapping[str, Any]
+
+
+def clip_scores(logits_BNK: Tensor, valid_BN: Tensor) -> Tensor:
+    """Return each clip's score (B, K): the mean softmax over its valid ticks."""
+    weight_BN1 = valid_BN[..., None].to(logits_BNK)
+    return (logits_BNK.softmax(-1) * weight_BN1).sum(1) / weight_BN1.sum(1).clamp_min(1)
+
+
+class ActionRecognition(LightningModule):
+    """A network, a rule and an executor, trained to name the action in a clip.
+
+    Args:
+        num_classes: number of classes; the command line takes it from the data.
+        in_channels: channels of a frame; the command line takes it from the data.
+        network: small_cnn, vgg8, resnet18 (per frame), cnn3d or x3d (whole clips).
+        wiring: chain (Sideways), residual, concat, dense or input (Skip-Sideways).
+        width: multiplies the network's channels.
+        depth: number of units, where the network leaves it open.
+        reach: largest span of a skip in wiring dense.
+        pool: the head's pool over space, avg or max.
+        activation: relu, silu, softplus or tanh.
+        rule: backprop_frame, backprop_shifted, sideways, or backprop for whole-clip networks.
+        executor: vectorised (a clip at once) or pipelined (tick by tick).
+        update: clip (weights fixed inside a clip) or frame (a step at every tick).
+        stash: exact keeps the past inputs that make Sideways' gradients exact.
+        drain: with stash exact, run on until the last losses have reached the lowest unit.
+        train_units: all, or last to leave every other unit at its random start (the frozen control).
+        optimizer: adamw or sgd.
+        lr: learning rate of the last unit, and of the others after lag_scaling.
+        weight_decay: decoupled for adamw.
+        momentum: sgd only.
+        schedule: onecycle, cosine or constant.
+        lag_scaling: off, lower, inverse or exponential: each unit's rate by its lag.
+        lag_strength: the law's one number.
+        clip_norm: largest 2-norm of a unit's gradient; none if absent.
+        accumulate: batches whose mean gradient makes one update.
+        log_gradients_every: batches between logs of alignment, norm and weight change; 0 for never.
+
+    Raises:
+        ValueError: a combination that makes no sense.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int = 3,
+        network: str = "small_cnn",
+        wiring: str = "chain",
+        width: float = 1.0,
+        depth: int | None = None,
+        reach: int | None = None,
+        pool: str = "avg",
+        activation: str = "relu",
+        rule: str = "sideways",
+        executor: str = "vectorised",
+        update: str = "clip",
+        stash: str = "none",
+        drain: bool = True,
+        train_units: str = "all",
+        optimizer: str = "adamw",
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        momentum: float = 0.9,
+        schedule: str = "onecycle",
+        lag_scaling: str = "off",
+        lag_strength: float = 1.0,
+        clip_norm: float | None = None,
+        accumulate: int = 1,
+        log_gradients_every: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.automatic_optimization = False
+        self.rule = make_rule(rule, update=update, stash=stash, drain=drain)  # type: ignore[arg-type]
+        self.network = build_network(
+            network,
+            wiring=wiring,
+            in_channels=in_channels,
+            num_classes=num_classes,
+            width=width,
+            depth=depth,
+            reach=reach,
+            pool=pool,
+            activation=activation,
+        )
+        check_combination(self.network, self.rule, executor)
+        _check_training(train_units, update, accumulate)
+        if train_units == "last":
+            for unit in range(1, self.network.depth):
+                for p in self.network.unit_parameters(unit).values():
+                    p.requires_grad_(False)
+        self.frames_seen = 0
+        self._start_weights: dict[str, Tensor] = {}
+        self._video_scores: dict[int, Tensor] = {}
+        self._video_labels: dict[int, int] = {}
+        top_k = min(5, num_classes)
+        self.top1 = MulticlassAccuracy(num_classes, average="micro")
+        self.top5 = MulticlassAccuracy(num_classes, top_k=top_k, average="micro")
+        self.confusion = MulticlassConfusionMatrix(num_classes)
+
+    @property
+    def min_frames(self) -> int:
+        """Fewest frames from which every unit gets a gradient: 2D - 1; 1 for networks that do not pipeline."""
+        return shortest_clip(self.network.depth) if self.rule.forward_shift else 1
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return one optimizer with a group per unit, and its schedule over the planned updates."""
+        hp = self.hparams
+        groups = parameter_groups(self.network, hp["lr"], hp["lag_scaling"], hp["lag_strength"])
+        optimizer = make_optimizer(hp["optimizer"], groups, hp["lr"], hp["weight_decay"], hp["momentum"])
+        steps = int(self.trainer.estimated_stepping_batches)
+        if self.trainer.max_steps == -1:
+            steps = -(-steps // hp["accumulate"])
+        return {"optimizer": optimizer, "lr_scheduler": make_scheduler(hp["schedule"], optimizer, steps)}
+
+    def on_fit_start(self) -> None:
+        """Remember the weights at the start, from which `weight_change` is measured."""
+        if self.hparams["log_gradients_every"] and not self._start_weights:
+            self._start_weights = {name: p.detach().clone() for name, p in self.network.named_parameters()}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Find the batch's gradients under the rule and change the weights; one counted step per update."""
+        result = self._train_frames(batch) if self.rule.update == "frame" else self._train_clip(batch, batch_idx)
+        self.frames_seen += int(batch["length"].sum())
+        scores_BK = clip_scores(result.logits_BNK, result.valid_BN)
+        top1 = (scores_BK.argmax(-1) == batch["label"]).float().mean()
+        self.log_dict({"train/loss": result.loss, "train/top1": top1, "frames_seen": float(self.frames_seen)})
+
+    def _gradients(self, batch: Batch, **options: Any) -> Any:
+        options = {"rule": self.rule, "executor": self.hparams["executor"], **options}
+        return clip_gradients(self.network, batch["video"], batch["label"], lengths_B=batch["length"], **options)
+
+    def _train_clip(self, batch: Batch, batch_idx: int) -> Any:
+        optimizer, every = self._raw_optimizer(), self.hparams["accumulate"]
+        result = self._gradients(batch)
+        if self._logs_gradients(batch_idx):
+            self._log_gradients(batch, result.gradients)
+        set_gradients(self.network, result.gradients, weight=1 / every, add=batch_idx % every > 0)
+        if (batch_idx + 1) % every == 0 or self.trainer.is_last_batch:
+            self._clip(optimizer)
+            self._counted_step()
+        return result
+
+    def _train_frames(self, batch: Batch) -> Any:
+        """Change weights at every tick. The counted step comes last and moves nothing: no gradient is left."""
+        optimizer = self._raw_optimizer()
+        batch_idx = self.trainer.fit_loop.batch_idx
+        if self._logs_gradients(batch_idx):
+            clip_rule = replace(self.rule, update="clip")
+            self._log_gradients(batch, self._gradients(batch, rule=clip_rule, executor="vectorised").gradients)
+
+        def on_tick(gradients: Mapping[str, Tensor]) -> None:
+            set_gradients(self.network, gradients)
+            self._clip(optimizer)
+            optimizer.step()
+
+        result = self._gradients(batch, on_tick=on_tick)
+        optimizer.zero_grad()
+        self._counted_step()
+        return result
+
+    def _raw_optimizer(self) -> Optimizer:
+        """The torch optimizer: its steps are not counted by Lightning."""
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)
+        return optimizer.optimizer
+
+    def _counted_step(self) -> None:
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        assert not isinstance(optimizer, list)
+        optimizer.step()
+        assert scheduler is not None
+        assert not isinstance(scheduler, list)
+        scheduler.step()  # type: ignore[call-arg]
+
+    def _clip(self, optimizer: Optimizer) -> None:
+        if self.hparams["clip_norm"] is not None:
+            clip_per_unit(optimizer, self.hparams["clip_norm"])
+
+    def _logs_gradients(self, batch_idx: int) -> bool:
+        every = self.hparams["log_gradients_every"]
+        return bool(every) and batch_idx % every == 0 and not isinstance(self.network, ClipNetwork)
+
+    def _log_gradients(self, batch: Batch, gradients: Mapping[str, Tensor]) -> None:
+        exact = self._gradients(batch, rule=make_rule("backprop_shifted"), executor="vectorised").gradients
+        for name, values in {
+            "alignment": alignment(self.network, gradients, exact),
+            "grad_norm": gradient_norm(self.network, gradients),
+            "weight_change": weight_change(self.network, self._start_weights),
+        }.items():
+            self.log_dict({f"{name}/unit_{unit}": value for unit, value in values.items()})
+
+    def scores(self, batch: Batch) -> Tensor:
+        """Return the score (B, K) of each clip."""
+        executor = "vectorised" if isinstance(self.network, ClipNetwork) else self.hparams["executor"]
+        logits, valid = clip_logits(
+            self.network, batch["video"], rule=self.rule, executor=executor, lengths_B=batch["length"]
+        )
+        return clip_scores(logits, valid)
+
+    def _evaluate(self, batch: Batch) -> None:
+        for score, label, video in zip(
+            self.scores(batch).double().cpu(), batch["label"].tolist(), batch["video_index"].tolist(), strict=True
+        ):
+            self._video_scores[video] = self._video_scores.get(video, 0) + score
+            self._video_labels[video] = label
+
+    def _end_evaluation(self, stage: str) -> None:
+        """Log accuracy and loss over videos, each the mean of its views."""
+        videos = sorted(self._video_scores)
+        if not videos:
+            return
+        scores_VK = torch.stack([self._video_scores[v] for v in videos])
+        scores_VK = (scores_VK / scores_VK.sum(-1, keepdim=True)).to(self.device, torch.float32)
+        labels_V = torch.tensor([self._video_labels[v] for v in videos], device=self.device)
+        loss = torch.nn.functional.nll_loss(scores_VK.clamp_min(1e-12).log(), labels_V)
+        self.log_dict({f"{stage}/loss": loss, f"{stage}/top1": self.top1(scores_VK, labels_V)}, prog_bar=stage == "val")
+        self.log(f"{stage}/top5", self.top5(scores_VK, labels_V))
+        self.confusion.update(scores_VK, labels_V)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Score a batch of validation views."""
+        self._evaluate(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Score a batch of test views."""
+        self._evaluate(batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Return scores (B, K) with the clips' ids and labels."""
+        return {"clip_id": batch["clip_id"], "label": batch["label"].cpu(), "scores": self.scores(batch).cpu()}
+
+    def _start_evaluation(self) -> None:
+        self._video_scores, self._video_labels = {}, {}
+        for metric in (self.top1, self.top5, self.confusion):
+            metric.reset()
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last evaluation."""
+        self._start_evaluation()
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the last evaluation."""
+        self._start_evaluation()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation figures."""
+        self._end_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test figures."""
+        self._end_evaluation("test")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what is state beside weights and optimizer."""
+        checkpoint["action_recognition"] = {"frames_seen": self.frames_seen, "start_weights": self._start_weights}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take back what `on_save_checkpoint` added."""
+        state = checkpoint.get("action_recognition", {})
+        self.frames_seen = state.get("frames_seen", 0)
+        self._start_weights = state.get("start_weights", {})
+
+
+def _check_training(train_units: str, update: str, accumulate: int) -> None:
+    if train_units not in ("all", "last"):
+        raise ValueError(f"train_units {train_units!r} is unknown; expected 'all' or 'last'")
+    if accumulate < 1:
+        raise ValueError(f"accumulate is {accumulate}; it must be at least 1")
+    if accumulate > 1 and update == "frame":
+        raise ValueError(f"accumulate={accumulate} with update 'frame', which steps at every tick; use update 'clip'")

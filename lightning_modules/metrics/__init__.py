@@ -1,0 +1,1 @@
+"""Measurements: gradient health, memory and latency."""

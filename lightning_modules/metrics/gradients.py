@@ -1,0 +1,48 @@
+"""The health of a rule's gradients, unit by unit: alignment with exact backprop, norm, and how far weights moved."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from lightning_modules.networks import ClipNetwork, UnitNetwork
+
+
+def _flat(tensors: Mapping[str, Tensor], names: list[str]) -> Tensor:
+    return torch.cat([tensors[name].flatten() for name in names])
+
+
+def _shared_names(network: UnitNetwork | ClipNetwork, unit: int, *groups: Mapping[str, Tensor]) -> list[str]:
+    return [name for name in network.unit_parameters(unit) if all(name in group for group in groups)]
+
+
+def alignment(
+    network: UnitNetwork | ClipNetwork, gradients: Mapping[str, Tensor], exact: Mapping[str, Tensor]
+) -> dict[int, float]:
+    """Return the cosine, in [-1, 1], between each unit's gradient and the exact one; units lacking one are absent."""
+    cosines: dict[int, float] = {}
+    for unit in range(1, network.depth + 1):
+        if names := _shared_names(network, unit, gradients, exact):
+            ours, theirs = _flat(gradients, names), _flat(exact, names)
+            cosines[unit] = torch.nn.functional.cosine_similarity(ours, theirs, dim=0).item()
+    return cosines
+
+
+def gradient_norm(network: UnitNetwork | ClipNetwork, gradients: Mapping[str, Tensor]) -> dict[int, float]:
+    """Return the 2-norm of each unit's gradient; units without one are absent."""
+    norms: dict[int, float] = {}
+    for unit in range(1, network.depth + 1):
+        if names := _shared_names(network, unit, gradients):
+            norms[unit] = _flat(gradients, names).norm().item()
+    return norms
+
+
+def weight_change(network: UnitNetwork | ClipNetwork, start: Mapping[str, Tensor]) -> dict[int, float]:
+    """Return ||w - w_start|| / ||w_start|| of each unit, for the weights kept in `start`."""
+    changes: dict[int, float] = {}
+    for unit in range(1, network.depth + 1):
+        now = {name: p.detach() for name, p in network.unit_parameters(unit).items()}
+        if names := [name for name in now if name in start]:
+            before = _flat(start, names).to(next(iter(now.values())))
+            changes[unit] = ((_flat(now, names) - before).norm() / before.norm().clamp_min(1e-12)).item()
+    return changes

@@ -1,0 +1,101 @@
+"""How weights change: one optimizer with a parameter group per unit, learning rates scaled by lag, clipping per unit.
+
+Clipping and accumulation are ours, not the Trainer's, so that they mean the same under every rule: Lightning offers
+neither with manual optimisation.
+"""
+
+from collections.abc import Iterable, Mapping
+from math import exp
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
+
+from lightning_modules.execution.schedule import lag
+from lightning_modules.networks import ClipNetwork, UnitNetwork
+
+LAG_SCALINGS = ("off", "lower", "inverse", "exponential")
+
+
+def lag_factor(scaling: str, strength: float, frames: int) -> float:
+    """Return what a unit's learning rate is multiplied by, given its lag in frames [D].
+
+    `off`: 1. `lower`: `strength` for every unit with a lag, 1 without. `inverse`: 1 / (1 + strength x lag).
+    `exponential`: exp(-strength x lag).
+
+    Raises:
+        ValueError: an unknown law or a negative strength.
+    """
+    if scaling not in LAG_SCALINGS:
+        raise ValueError(f"lag_scaling {scaling!r} is unknown; expected one of {', '.join(LAG_SCALINGS)}")
+    if strength < 0:
+        raise ValueError(f"lag_strength is {strength}; it must not be negative")
+    if scaling == "lower":
+        return strength if frames else 1.0
+    if scaling == "inverse":
+        return 1 / (1 + strength * frames)
+    return exp(-strength * frames) if scaling == "exponential" else 1.0
+
+
+def parameter_groups(
+    network: UnitNetwork | ClipNetwork, lr: float, scaling: str, strength: float
+) -> list[dict[str, object]]:
+    """Return one optimizer group per unit that has trainable parameters, each with its own learning rate."""
+    groups: list[dict[str, object]] = []
+    for unit in range(1, network.depth + 1):
+        trainable = [p for p in network.unit_parameters(unit).values() if p.requires_grad]
+        if trainable:
+            factor = lag_factor(scaling, strength, lag(network.depth, unit))
+            groups.append({"params": trainable, "lr": lr * factor, "name": f"unit_{unit}"})
+    return groups
+
+
+def make_optimizer(
+    name: str, groups: list[dict[str, object]], lr: float, weight_decay: float, momentum: float
+) -> Optimizer:
+    """Return `adamw` or `sgd` over the groups.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name == "adamw":
+        return AdamW(groups, lr=lr, weight_decay=weight_decay)
+    if name == "sgd":
+        return SGD(groups, lr=lr, weight_decay=weight_decay, momentum=momentum)
+    raise ValueError(f"optimizer {name!r} is unknown; expected 'adamw' or 'sgd'")
+
+
+def make_scheduler(name: str, optimizer: Optimizer, steps: int) -> LRScheduler:
+    """Return a learning-rate schedule over `steps` updates: `onecycle`, `cosine` or `constant`.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name == "onecycle":
+        peaks = [group["lr"] for group in optimizer.param_groups]
+        return OneCycleLR(optimizer, max_lr=peaks, total_steps=max(steps, 1) + 1, cycle_momentum=False)
+    if name == "cosine":
+        return CosineAnnealingLR(optimizer, T_max=max(steps, 1))
+    if name == "constant":
+        return LambdaLR(optimizer, lambda _: 1.0)
+    raise ValueError(f"schedule {name!r} is unknown; expected 'onecycle', 'cosine' or 'constant'")
+
+
+def set_gradients(
+    module: nn.Module, gradients: Mapping[str, Tensor], *, weight: float = 1.0, add: bool = False
+) -> None:
+    """Write gradients to the parameters' `.grad`; a parameter without one gets None, so that no optimizer moves it."""
+    for name, p in module.named_parameters():
+        if name in gradients:
+            scaled = gradients[name] * weight
+            p.grad = scaled if p.grad is None or not add else p.grad + scaled
+        elif not add:
+            p.grad = None
+
+
+def clip_per_unit(optimizer: Optimizer, max_norm: float) -> None:
+    """Scale each unit's gradient to at most `max_norm` (2-norm). Per unit, since units do not wait for one another."""
+    for group in optimizer.param_groups:
+        parameters: Iterable[nn.Parameter] = [p for p in group["params"] if p.grad is not None]
+        torch.nn.utils.clip_grad_norm_(parameters, max_norm)
