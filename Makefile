@@ -61,8 +61,10 @@ $(INSTALLED): pyproject.toml
 	@echo "Setting up $(VENV): about 2 GB, a few minutes, once."
 	@if [ -e $(UNFINISHED) ] || ! $(BIN)/python -c '' 2>/dev/null; then $(PYTHON) -m venv --clear $(VENV); fi
 	@touch $(UNFINISHED)
-	@{ PYTHONUNBUFFERED=1 $(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]' && rm $(UNFINISHED); } \
+	@{ PYTHONUNBUFFERED=1 $(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]' && rm $(UNFINISHED); } 2>&1 \
+		| tee $(VENV)/install.log \
 		| grep --line-buffered -oE '^ *Downloading [^ ]+ \([0-9]{2,}\.[0-9]+ [MG]B\)|^Installing collected packages' || true
-	@test ! -e $(UNFINISHED) || { echo "make: the install did not finish (the reason stands above): mend it and type 'make $(MAKECMDGOALS)' again" >&2; exit 1; }
+	@test ! -e $(UNFINISHED) || { grep -v '^WARNING' $(VENV)/install.log | tail -n 15 >&2; \
+		echo "make: the install did not finish (the reason stands above): mend it and type 'make $(MAKECMDGOALS)' again" >&2; exit 1; }
 	@touch $@
 	@echo "Set up."

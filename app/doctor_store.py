@@ -2,12 +2,14 @@
 
 import sqlite3
 import tempfile
-import urllib.error
 import urllib.request
 from contextlib import closing
 from pathlib import Path
 
+from app.tracking import database_path
+
 SERVER_TIMEOUT_S = 5.0
+LOCK_TIMEOUT_S = 5.0
 _DEFAULT = "export MLFLOW_TRACKING_URI=sqlite:///mlflow.db"
 
 
@@ -21,22 +23,14 @@ class StoreError(Exception):
 
 def inspect_store(uri: str) -> str:
     """Return one line about the store at `uri`; raise StoreError where runs cannot be written to it."""
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
     if uri.startswith(("http://", "https://")):
         return _inspect_server(uri)
-    try:
-        url = make_url(uri)
-    except ArgumentError:
-        raise StoreError(
-            f"{uri!r} is no database or server, expected sqlite:///... or http(s)://...", _DEFAULT
-        ) from None
-    if url.get_backend_name() == "sqlite":
-        return _inspect_sqlite(uri, url.database)
-    if url.get_backend_name() in ("postgresql", "mysql", "mssql"):
-        return f"{url.render_as_string()}: a database server, not looked into"
-    raise StoreError(f"{url.render_as_string()}: MLflow writes to sqlite:///... or http(s)://...", _DEFAULT)
+    database = database_path(uri)
+    if database is not None and database.name != ":memory:":
+        return _inspect_sqlite(uri, database)
+    if uri.startswith(("postgresql", "mysql", "mssql")):
+        return f"a {uri.split(':', 1)[0]} server, not looked into"
+    raise StoreError(f"{uri!r} keeps no runs, expected sqlite:///FILE or http(s)://HOST", _DEFAULT)
 
 
 def _inspect_server(uri: str) -> str:
@@ -51,15 +45,11 @@ def _inspect_server(uri: str) -> str:
     return f"{uri}: the server answers"
 
 
-def _inspect_sqlite(uri: str, database: str | None) -> str:
-    if not database or database == ":memory:":
-        raise StoreError(f"{uri} lives in memory and dies with the process", _DEFAULT)
-    path = Path(database)
+def _inspect_sqlite(uri: str, path: Path) -> str:
     _require_writable_folder(path)
     if not path.exists() or path.stat().st_size == 0:
         return f"{uri}: the first run will create it"
-    found = _revision(path)
-    expected = _expected_revision()
+    found, expected = _revision(path), _expected_revision()
     if found != expected:
         advice = f"cp {path} {path}.backup && mlflow db upgrade {uri}"
         raise StoreError(f"{uri} has schema {found}, this MLflow works with {expected}", advice)
@@ -68,7 +58,7 @@ def _inspect_sqlite(uri: str, database: str | None) -> str:
 
 def _require_writable_folder(path: Path) -> None:
     """Write a temporary file beside the database, as SQLite does with its journal (permission bits lie for root)."""
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    folder = next(parent for parent in path.parents if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -80,7 +70,9 @@ def _require_writable_folder(path: Path) -> None:
 def _revision(path: Path) -> str:
     """Return the schema revision, having taken and given back the write lock."""
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)) as store:
+        with closing(
+            sqlite3.connect(f"{path.as_uri()}?mode=rw", LOCK_TIMEOUT_S, isolation_level=None, uri=True)
+        ) as store:
             store.execute("BEGIN IMMEDIATE")
             store.execute("ROLLBACK")
             row = store.execute("SELECT version_num FROM alembic_version").fetchone()
