@@ -1,0 +1,158 @@
+"""When checkpoints are written, and where.
+
+`last.ckpt` holds everything that is state: a run that goes on from it ends with the same bits. It is written between
+two batches of one epoch: from an epoch's or a validation's end Lightning would go on without that validation.
+
+    batch    1   2   3 | val   4   5   6 | val        every_n_train_steps=3: due after 3 and 6, written after 4
+    written                    *         |            and, since the run ends there, after 6
+
+`best.ckpt` holds the weights with the best validation score.
+"""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, Checkpoint
+
+LAST, BEST, PREVIOUS = "last.ckpt", "best.ckpt", "previous.ckpt"
+RUN_FILE = "run.json"
+
+
+class RunCheckpoint(Checkpoint):
+    """Writes `last.ckpt` and `best.ckpt` of a run.
+
+    Args:
+        every_n_train_steps: batches between two writings of last.ckpt; 0 writes only at the end.
+        dirpath: folder of this run's checkpoints; by default runs/ and a name made from the configuration.
+        monitor: metric that decides which is best.
+        mode: whether the best is the largest or the smallest: max or min.
+
+    """
+
+    def __init__(
+        self,
+        every_n_train_steps: int = 100,
+        dirpath: str | None = None,
+        monitor: str = "val/top1",
+        mode: str = "max",
+    ) -> None:
+        if mode not in ("max", "min") or every_n_train_steps < 0:
+            raise ValueError(
+                f"--checkpoint got mode {mode!r} and every_n_train_steps {every_n_train_steps}; expected max or min, "
+                "and 0 or more."
+            )
+        self.every_n_train_steps, self.dirpath, self.monitor, self.mode = every_n_train_steps, dirpath, monitor, mode
+        self.best_score: float | None = None
+        self.run_id: str | None = None
+        self._due = False
+
+    @property
+    def folder(self) -> Path:
+        """The folder of this run's checkpoints."""
+        assert self.dirpath is not None, "the command line sets dirpath before it trains"
+        return Path(self.dirpath)
+
+    @property
+    def best_model_path(self) -> str:
+        """What Lightning loads for ckpt_path="best"."""
+        best = self.folder / BEST
+        return str(best) if self.best_score is not None and best.exists() else ""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best score so far."""
+        return {"best_score": self.best_score}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the best score so far."""
+        self.best_score = state_dict["best_score"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep an earlier run's last checkpoint aside, and note which MLflow run this folder now belongs to."""
+        last = self.folder / LAST
+        if trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if last.exists() and not trainer.ckpt_path:
+                last.replace(self.folder / PREVIOUS)
+            (self.folder / RUN_FILE).write_text(json.dumps({"run_id": self.run_id}), encoding="utf-8")
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write last.ckpt if it is due and this batch is not followed by a validation or an epoch's end."""
+        n = self.every_n_train_steps
+        self._due |= n > 0 and (batch_idx + 1 + trainer.current_epoch * int(trainer.num_training_batches)) % n == 0
+        if self._due and not self._boundary(trainer, batch_idx):
+            self._save_last(trainer)
+
+    def _boundary(self, trainer: pl.Trainer, batch_idx: int) -> bool:
+        validates = trainer.enable_validation and (batch_idx + 1) % trainer.val_check_batch == 0
+        return validates or batch_idx + 1 == trainer.num_training_batches
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write last.ckpt here only where epochs are too short to have a batch that is not their last."""
+        if self._due and trainer.num_training_batches == 1:
+            self._save_last(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write best.ckpt where the validation score is the best so far."""
+        value = trainer.callback_metrics.get(self.monitor)
+        if trainer.sanity_checking or trainer.state.fn != "fit" or trainer.fast_dev_run or value is None:
+            return
+        score = float(value)
+        if self.best_score is None or (score > self.best_score if self.mode == "max" else score < self.best_score):
+            self.best_score = score
+            trainer.save_checkpoint(self.folder / BEST, weights_only=True)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the finished run's last.ckpt."""
+        self._save_last(trainer)
+
+    def _save_last(self, trainer: pl.Trainer) -> None:
+        self._due = False
+        if not trainer.fast_dev_run:
+            trainer.save_checkpoint(self.folder / LAST, weights_only=False)
+
+
+class RandomState(Callback):
+    """Keeps the random generators of torch, numpy and Python in the checkpoint, as plain values."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return every generator's state."""
+        kind, keys, position, has_gauss, cached = np.random.get_state()
+        return {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "numpy": [
+                str(kind),
+                torch.from_numpy(np.asarray(keys, np.int64)),
+                int(position),
+                int(has_gauss),
+                float(cached),
+            ],
+            "python": random.getstate(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Hold the states until training starts: building the loaders draws numbers."""
+        self._loaded = state_dict
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Set the generators to where the checkpoint found them."""
+        if self._loaded is None:
+            return
+        state, self._loaded = self._loaded, None
+        torch.set_rng_state(state["torch"])
+        if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["cuda"])
+        kind, keys, position, has_gauss, cached = state["numpy"]
+        np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+        version, internal, gauss = state["python"]
+        random.setstate((version, tuple(internal), gauss))

@@ -1,0 +1,93 @@
+"""The command `skip-sideways`: finds the subcommand's module and shows errors as one line.
+
+Nothing heavy is imported here: `skip-sideways --help` and an unknown subcommand answer at once.
+"""
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Callable
+
+TRAINER_COMMANDS = {
+    "fit": "train a network on videos",
+    "validate": "score a checkpoint on the validation clips",
+    "test": "score a checkpoint on the test clips",
+    "predict": "write a checkpoint's predictions for clips to a table",
+}
+OTHER_COMMANDS = {
+    "compare": "run a grid of rules, wirings, folds and seeds, and write its table",
+    "bench": "time training steps and inference ticks, and measure memory",
+    "dashboard": "compare runs in the browser, on this machine only",
+    "data": "index videos, verify them, list what is missing or broken",
+    "doctor": "check this machine: versions, decoder, run store, devices, disk",
+}
+COMMANDS = {**TRAINER_COMMANDS, **OTHER_COMMANDS}
+DEBUG_VARIABLE = "SKIP_SIDEWAYS_DEBUG"
+FAILED, STOPPED = 2, 130
+
+
+def help_text() -> str:
+    """Return the top-level help: every subcommand with one line."""
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {line}" for name, line in COMMANDS.items())
+    return (
+        "usage: skip-sideways COMMAND [options]\n\n"
+        "Train video networks without blocking: Sideways, Skip-Sideways, and honest controls.\n\n"
+        f"commands:\n{rows}\n\n"
+        "first run:   skip-sideways fit --data MovingDigits\n"
+        "all options: skip-sideways COMMAND --help\n"
+        f"tracebacks:  {DEBUG_VARIABLE}=1 skip-sideways COMMAND ..."
+    )
+
+
+def unknown_command(name: str) -> str:
+    """Return the error for a subcommand that does not exist, with the nearest that does."""
+    near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+    guess = f" Did you mean `skip-sideways {near[0]}`?" if near else ""
+    return f"there is no command {name!r}; expected one of {', '.join(COMMANDS)}.{guess}"
+
+
+def command(name: str) -> Callable[[list[str]], int]:
+    """Return the function `(argv) -> exit status` behind a subcommand."""
+    if name in TRAINER_COMMANDS:
+        from app.trainer_cli import run_subcommand
+
+        return lambda argv: run_subcommand(name, argv)
+    return importlib.import_module(f"app.{name}").main
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `skip-sideways` with `argv` (default: the command line) and return the exit status.
+
+    0 for success, 2 for an error that the user can mend, 130 where the run was interrupted.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(help_text())
+        return 0 if argv else FAILED
+    if argv[0] not in COMMANDS:
+        return fail(unknown_command(argv[0]))
+    try:
+        return command(argv[0])(argv[1:])
+    except KeyboardInterrupt:
+        return STOPPED
+    except (ValueError, OSError, MemoryError) as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        return fail(str(error) or type(error).__name__)
+    except Exception as error:
+        # Lightning's own misuse error can't be named here without importing Lightning.
+        if os.environ.get(DEBUG_VARIABLE) or type(error).__name__ != "MisconfigurationException":
+            raise
+        return fail(str(error))
+
+
+def fail(message: str) -> int:
+    """Print one line on standard error and return the status for it."""
+    print(f"skip-sideways: error: {' '.join(message.split())}", file=sys.stderr)
+    return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""Train and test one configuration from Python: what `compare` and notebooks call."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+
+def run_experiment(
+    config: Mapping[str, Any],
+    *,
+    tags: Mapping[str, str] | None = None,
+    parent_run_id: str | None = None,
+    experiment_name: str | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Run fit and then test, with the final weights, in this process.
+
+    `config`: as a `fit` YAML holds it: seed_everything, trainer, model, data, checkpoint; a class by its path or short
+    name. `tags`: run layout tags to set (`row`, `comparison`). `quiet`: no progress bar, no tables.
+    Returns {"run_id": MLflow's id, None without a logger, "metrics": every metric's last value by name}.
+    ValueError: the configuration makes no sense.
+    """
+    import jsonargparse
+
+    from app.trainer_cli import SkipSidewaysCLI
+
+    with _volume(quiet):
+        try:
+            cli = SkipSidewaysCLI(
+                tags=tags, parent_run_id=parent_run_id, experiment_name=experiment_name, run=False,
+                args=_prepared(config, quiet),
+            )  # fmt: skip
+        except jsonargparse.ArgumentError as error:
+            raise ValueError(f"The configuration is not one that `skip-sideways fit` takes: {error}") from error
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+        if not cli.trainer.interrupted:
+            cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=not quiet)
+    logger = cli.tracked.logger
+    metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+    if logger is None:
+        return {"run_id": None, "metrics": metrics}
+    return {"run_id": logger.version, "metrics": metrics | logger.latest}
+
+
+def _prepared(config: Mapping[str, Any], quiet: bool) -> dict[str, Any]:
+    trainer = dict(config.get("trainer") or {})
+    if quiet:
+        trainer |= {"enable_progress_bar": False, "enable_model_summary": False}
+    return {**config, "trainer": trainer}
+
+
+@contextmanager
+def _volume(quiet: bool) -> Iterator[None]:
+    """Silence Lightning's remarks while quiet, and put its logger back afterwards."""
+    lightning = logging.getLogger("lightning.pytorch")
+    level = lightning.level
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        try:
+            if quiet:
+                lightning.setLevel(logging.ERROR)
+            yield
+        finally:
+            lightning.setLevel(level)

@@ -1,0 +1,198 @@
+"""One launch of the trainer as a tracked run: its name and folder, the MLflow run it is, the checkpoint it starts from.
+
+--ckpt_path     fit                                           validate, test
+(none)          new MLflow run                                refused: which weights?
+last, best      runs/<name>/last.ckpt, same MLflow run        same MLflow run
+FILE            same MLflow run if FILE is of this run,       same MLflow run if its data is the same,
+                else a new one that names its origin          else a new one of kind `evaluation`
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.cli import SaveConfigCallback
+
+from app.checkpoint_io import CARD, RunCheckpointIO, check_identity, identity, read_checkpoint
+from app.checkpoints import BEST, LAST, RUN_FILE, RandomState, RunCheckpoint
+from app.environment import environment, git_state
+from app.run_layout import flat, init_args, run_layout, run_name
+from app.run_logger import RunLogger
+
+if TYPE_CHECKING:
+    from app.trainer_cli import SkipSidewaysCLI
+
+_SAME_DATA = ("dataset", "split", "fold", "data_hash")
+
+
+class Run:
+    """What one launch is called, continues and stores. Made by `SkipSidewaysCLI` between its model and its trainer."""
+
+    def __init__(self, cli: "SkipSidewaysCLI") -> None:
+        self.cli, self.subcommand = cli, cli.subcommand or "fit"
+        self.config = cli.plain_config()
+        self.layout = self._layout("cpu")
+        self.name = run_name(self.layout, self.config)
+        self.identity = self._identity()
+        self.checkpoint: RunCheckpoint = cli._get(cli.config_init, "checkpoint")
+        root = cli._get(cli.config_init, "trainer").get("default_root_dir") or "runs"
+        self.folder = Path(self.checkpoint.dirpath or Path(root) / self.name)
+        self.checkpoint.dirpath = str(self.folder)
+        self.ckpt_path = self._resolve(self._given_ckpt_path())
+        self.card = self._checked_card()
+        self.logger: RunLogger | None = None
+
+    def _layout(self, device: str) -> dict[str, str]:
+        cli = self.cli
+        made = run_layout(
+            self.config, data=cli.datamodule, model=cli.model, device=device, commit=git_state()[0],
+            torch_version=torch.__version__,
+        )  # fmt: skip
+        return made | cli.tags
+
+    def _identity(self) -> dict[str, Any]:
+        data = self.cli.datamodule
+        classes, channels = getattr(data, "num_classes", None), getattr(data, "channels", None)
+        return identity(init_args(self.config["model"]), classes, channels)
+
+    def _given_ckpt_path(self) -> str | None:
+        given = self.cli._get(self.cli.config, "ckpt_path") if self.cli.subcommand else None
+        if given is None and self.subcommand != "fit":
+            raise ValueError(
+                f"{self.subcommand} needs the weights to use: add --ckpt_path runs/NAME/last.ckpt (a file that "
+                "`skip-sideways fit` wrote; its configuration is then taken from beside it), or --ckpt_path best."
+            )
+        return given
+
+    def _resolve(self, given: str | None) -> Path | None:
+        """Return the file to start from. `last` without a file, but with a started run, starts that run again."""
+        if given not in ("last", "best"):
+            return Path(given) if given else None
+        path = self.folder / (LAST if given == "last" else BEST)
+        if path.exists() or (given == "last" and self.subcommand == "fit" and self._started_run()):
+            return path if path.exists() else None
+        raise ValueError(
+            f"--ckpt_path {given}: this configuration has no checkpoint yet (looked for {path}). Repeat the options "
+            "of the run to continue (its folder holds config.yaml), name a file, or leave --ckpt_path out to start."
+        )
+
+    def _started_run(self) -> str | None:
+        note = self.folder / RUN_FILE
+        return json.loads(note.read_text(encoding="utf-8"))["run_id"] if note.exists() else None
+
+    def _checked_card(self) -> dict[str, Any]:
+        if self.ckpt_path is None:
+            return {}
+        content = read_checkpoint(self.ckpt_path)
+        card = content[CARD]
+        check_identity(self.ckpt_path, card, self.identity)
+        if self.subcommand == "fit" and "optimizer_states" not in content:
+            raise ValueError(
+                f"--ckpt_path {self.ckpt_path} holds weights only, so training can't go on from it. "
+                f"Use the run's {LAST}."
+            )
+        return card
+
+    def trainer_arguments(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the trainer's arguments with our logger, checkpoint writer and callbacks beside the user's."""
+        arguments = dict(chosen)
+        if arguments.get("logger") in (None, True):
+            arguments["logger"] = self.logger = self._make_logger()
+        self.io = RunCheckpointIO(
+            {"schema": 1, "run_name": self.name, "identity": self.identity, "layout": self.layout}
+        )
+        arguments["plugins"] = [*_as_list(arguments.get("plugins")), self.io]
+        arguments["callbacks"] = [*_as_list(arguments.get("callbacks")), RandomState(), Outcome()]
+        if self.subcommand == "predict":
+            from app.predictions import PredictionTable
+
+            arguments["callbacks"].append(PredictionTable.from_cli(self.cli))
+        return arguments
+
+    def _make_logger(self) -> "RunLogger | Any":
+        if self.subcommand == "predict":
+            return False
+        fit = self.subcommand == "fit"
+        experiment = self.cli.experiment_name or self.cli._get(self.cli.config, "experiment") or self.layout["dataset"]
+        run_id = self._run_to_continue()
+        logger = RunLogger(experiment, self.name, run_id=run_id, skip_known_steps=fit)
+        if not fit and run_id and not logger.run_exists():
+            logger = RunLogger(experiment, self.name)
+        return logger
+
+    def _run_to_continue(self) -> str | None:
+        if self.subcommand != "fit":
+            same = all(self.card.get("layout", {}).get(key) == self.layout[key] for key in _SAME_DATA)
+            return self.card.get("run_id") if same else None
+        if self.ckpt_path is None:
+            return self._started_run() if self._given_ckpt_path() == "last" else None
+        return self.card.get("run_id") if self.card.get("run_name") == self.name else None
+
+    def attach(self, trainer: pl.Trainer) -> None:
+        """Give the logger its tags, now that the trainer has chosen the device."""
+        device = trainer.strategy.root_device
+        self.layout = self._layout(torch.cuda.get_device_name(device) if device.type == "cuda" else str(device))
+        self.io.card["layout"] = self.layout
+        if self.logger is None:
+            return
+        tags = {"kind": "run" if self.subcommand == "fit" else "evaluation", **self.layout, "run_name": self.name}
+        if self.cli.parent_run_id:
+            tags["mlflow.parentRunId"] = self.cli.parent_run_id
+        if self.card.get("run_id"):
+            tags["origin_run_id"] = self.card["run_id"]
+        self.logger.tags = tags
+
+    def store_setting(self, yaml_text: str) -> None:
+        """Write the configuration to the run's folder and everything that describes the run to MLflow."""
+        if self.subcommand == "fit":
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "config.yaml").write_text(yaml_text, encoding="utf-8")
+        if self.logger is None or self.subcommand != "fit":
+            return
+        self.io.card["run_id"] = self.checkpoint.run_id = self.logger.run_id
+        self.logger.log_params(self.layout | flat({k: self.config[k] for k in ("model", "data", "trainer")}))
+        self.logger.log_text(yaml_text, "config.yaml")
+        self.logger.log_dict(environment(), "environment.json")
+
+    def next_step(self) -> str:
+        """Return the line that says what to do after a fit."""
+        last = self.folder / LAST
+        if not last.exists():
+            return "Done. Compare runs with `skip-sideways dashboard`."
+        return f"Done. Next: `skip-sideways test --ckpt_path {last}`, or compare runs with `skip-sideways dashboard`."
+
+
+class RunConfig(SaveConfigCallback):
+    """Stores the configuration as YAML where the run's checkpoints are and as an artifact of its MLflow run."""
+
+    tracked: Run | None = None
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Called once, on rank zero, before data is set up."""
+        if self.tracked is not None:
+            self.tracked.store_setting(self.parser.dump(self.config, skip_none=False))
+
+
+class Outcome(Callback):
+    """Says in MLflow how a run ended that did not end well: KILLED from outside, or FAILED with the error as a tag."""
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Called before Lightning finalizes the loggers."""
+        for logger in trainer.loggers:
+            if not isinstance(logger, RunLogger) or not logger.started:
+                continue
+            if isinstance(exception, KeyboardInterrupt | SystemExit):
+                logger.outcome = "KILLED"
+            else:
+                logger.outcome = "FAILED"
+                logger.try_tag("error", f"{type(exception).__name__}: {exception}"[:500])
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]

@@ -1,0 +1,84 @@
+"""What a run is called and what it says of itself: the run layout, version 1 (names, tags and parameters in MLflow).
+
+The dashboard, `compare` and users' own scripts read runs by this contract alone.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+SCHEMA_VERSION = "1"
+KEYS = (
+    "rule", "wiring", "network", "task", "dataset", "split", "fold", "seed", "git_sha", "device", "torch", "data_hash",
+    "executor", "stages", "update", "stash", "row", "comparison", "schema_version",
+)  # fmt: skip
+TASKS = {"ActionRecognition": "action_recognition"}
+# What does not change a result, so does not change a run's name either.
+_WITHOUT_EFFECT = {"num_workers", "root", "index", "cache", "log_gradients_every"}
+
+
+def init_args(section: Any) -> dict[str, Any]:
+    """Return the arguments of a `{class_path, init_args}` section as plain values."""
+    return dict(section.get("init_args") or {})
+
+
+def class_name(section: Any) -> str:
+    """Return the short class name of a `{class_path, init_args}` section."""
+    return str(section["class_path"]).rsplit(".", 1)[-1]
+
+
+def run_layout(
+    config: Mapping[str, Any], *, data: Any, model: Any, device: str, commit: str, torch_version: str
+) -> dict[str, str]:
+    """Return the run layout's tags and parameters. `config`: the whole configuration as plain values; `data`, `model`:
+    the objects made from it."""
+    chosen = init_args(config["model"])
+    name = class_name(config["model"])
+    layout = {
+        "task": TASKS.get(name, name),
+        "dataset": getattr(data, "dataset_name", class_name(config["data"])),
+        "split": getattr(data, "split_name", ""),
+        "fold": getattr(data, "fold", 0),
+        "data_hash": getattr(data, "data_hash", ""),
+        "seed": config.get("seed_everything"),
+        "git_sha": commit,
+        "device": device,
+        "torch": torch_version,
+        "stages": getattr(model, "stages", 1),
+        "comparison": "",
+        "schema_version": SCHEMA_VERSION,
+    }
+    layout |= {key: chosen.get(key, "") for key in ("rule", "wiring", "network", "executor", "update", "stash")}
+    layout["row"] = " ".join(str(layout[key]) for key in ("network", "wiring", "rule"))
+    return {key: str(layout[key]) for key in KEYS}
+
+
+def run_name(layout: Mapping[str, str], config: Mapping[str, Any]) -> str:
+    """Return a name made from the configuration alone: the next launch of the same command finds the same folder.
+
+    The last eight characters are a hash of every model and data argument that can change a result.
+    """
+    parts = [layout["dataset"], f"fold{layout['fold']}", layout["network"], layout["wiring"], layout["rule"]]
+    parts += [layout["update"], f"seed{layout['seed']}"]
+    relevant = {
+        part: {k: v for k, v in init_args(config[part]).items() if k not in _WITHOUT_EFFECT}
+        for part in ("model", "data")
+    }
+    digest = hashlib.sha256(json.dumps(relevant, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    return "-".join(part for part in parts if part) + f"-{digest}"
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values under dotted names (`model.lr`), class paths by their short name, without private keys."""
+    out: dict[str, Any] = {}
+    for key, value in config.items():
+        if str(key).startswith("_"):
+            continue
+        if isinstance(value, Mapping) and value:
+            out |= flat(value, prefix if key == "init_args" else f"{prefix}{key}.")
+        elif key == "class_path":
+            out[prefix.rstrip(".")] = str(value).rsplit(".", 1)[-1]
+        elif value is not None:
+            out[f"{prefix}{key}"] = value
+    return out

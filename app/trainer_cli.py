@@ -1,0 +1,174 @@
+"""`fit`, `validate`, `test` and `predict`: LightningCLI with our defaults, tracking and checkpoints."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning_modules.compat import ensure_torchvision
+
+ensure_torchvision()
+
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer  # noqa: E402
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI  # noqa: E402
+
+from app.checkpoints import RunCheckpoint  # noqa: E402
+from app.run import Run, RunConfig  # noqa: E402
+
+DEFAULT_MODEL = "ActionRecognition"
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "max_epochs": 10,
+    "default_root_dir": "runs",
+    "use_distributed_sampler": False,  # our samplers know their replica; another would break resuming
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 10,
+}
+
+
+class SkipSidewaysCLI(LightningCLI):
+    """LightningCLI for one subcommand, so that only its options are built.
+
+    Args:
+        only: the subcommand whose options to build.
+        tags: run layout tags that the caller sets (a comparison's row and name).
+        experiment_name: MLflow experiment, before `--experiment` and the data set's name.
+        parent_run_id: MLflow run above this one.
+        args: as LightningCLI's.
+        run: whether to run the subcommand.
+
+    """
+
+    def __init__(
+        self,
+        only: str = "fit",
+        *,
+        tags: Mapping[str, str] | None = None,
+        experiment_name: str | None = None,
+        parent_run_id: str | None = None,
+        args: Any = None,
+        run: bool = True,
+    ) -> None:
+        self.only = only
+        self.tags, self.experiment_name, self.parent_run_id = dict(tags or {}), experiment_name, parent_run_id
+        import_classes()
+        super().__init__(
+            model_class=LightningModule,
+            datamodule_class=LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=RunConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=0,
+            parser_kwargs={"prog": "skip-sideways", "exit_on_error": run},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,  # it would put objects into the checkpoint
+            args=args,
+            run=run,
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Return the one subcommand that was asked for and the arguments of the Trainer's method to leave out."""
+        # weights_only: a checkpoint is always read as plain data. return_predictions: they are written, not kept.
+        always = {"model", "datamodule", "weights_only", "verbose", "return_predictions"}
+        loaders = {"fit": {"train_dataloaders", "val_dataloaders"}}
+        return {self.only: always | loaders.get(self.only, {"dataloaders"})}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add our groups, defaults and links."""
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_argument(
+            "--experiment", type=str | None, default=None, help="MLflow experiment (default: the data set's name)"
+        )
+        if self.only == "predict":
+            parser.add_argument(
+                "--output", type=str, default="predictions.csv", help="the table that predictions are written to"
+            )
+            parser.add_argument("--top_k", type=int, default=5, help="classes listed for each clip")
+        parser.set_defaults({"model": {"class_path": model_path()}})
+        parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
+        parser.link_arguments("data.channels", "model.init_args.in_channels", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the given arguments; what stands on this process's command line is not ours to look at."""
+        self.config = parser.parse_object(args) if isinstance(args, Mapping) else parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration as given: Lightning would load the file before ours is checked, see `Run`."""
+
+    def instantiate_classes(self) -> None:
+        """Make data, model and trainer, with the run that is tracked between them."""
+        self.config_init = self.parser.instantiate_classes(self.config)
+        self.datamodule = self._get(self.config_init, "data")
+        self.model = self._get(self.config_init, "model")
+        self.datamodule.min_frames = shortest_clip(self.model)
+        self.tracked = Run(self)
+        self.trainer = self.instantiate_trainer()
+        self.tracked.attach(self.trainer)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make the trainer with the run's logger, checkpoint writer and callbacks."""
+        chosen = {**self._get(self.config_init, "trainer"), **kwargs}
+        callbacks = [] if chosen.get("enable_checkpointing") is False else [self._get(self.config_init, "checkpoint")]
+        trainer = self._instantiate_trainer(self.tracked.trainer_arguments(chosen), callbacks)
+        for callback in trainer.callbacks:
+            if isinstance(callback, RunConfig):
+                callback.tracked = self.tracked
+        return trainer
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        kwargs["ckpt_path"] = self.tracked.ckpt_path
+        if subcommand == "predict":
+            kwargs["return_predictions"] = False
+        return kwargs
+
+    def plain_config(self) -> dict[str, Any]:
+        """Return the whole configuration as plain values, without the values that links fill in."""
+        import yaml
+
+        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        return config[self.subcommand] if self.subcommand else config
+
+
+def import_classes() -> None:
+    """Import every task and data set, so that short class names are known."""
+    import datamodules  # noqa: F401
+
+    model_path()
+
+
+def model_path() -> str:
+    """Return the class path of the default task."""
+    from lightning_modules.action_recognition import ActionRecognition
+
+    return f"{ActionRecognition.__module__}.{ActionRecognition.__name__}"
+
+
+def shortest_clip(model: LightningModule) -> int:
+    """Return the frames a clip needs for one valid gradient at the first unit: 2D-1 for D units (methods.md 2)."""
+    if (given := getattr(model, "min_frames", None)) is not None:
+        return int(given)
+    depth = getattr(getattr(model, "network", None), "depth", 1)
+    return 2 * int(depth) - 1
+
+
+def with_saved_config(argv: list[str]) -> list[str]:
+    """Return `argv` preceded by the configuration saved beside its checkpoint, where it names no configuration."""
+    given = {argument.split("=", 1)[0] for argument in argv}
+    if given & {"-c", "--config", "--model", "--data"}:
+        return argv
+    for i, argument in enumerate(argv):
+        path = argument.split("=", 1)[1] if argument.startswith("--ckpt_path=") else None
+        if argument == "--ckpt_path" and i + 1 < len(argv):
+            path = argv[i + 1]
+        if path and (saved := Path(path).parent / "config.yaml").is_file() and Path(path).suffix:
+            return ["--config", str(saved), *argv]
+    return argv
+
+
+def run_subcommand(name: str, argv: list[str]) -> int:
+    """Run one of Lightning's subcommands with its options and return the exit status."""
+    cli = SkipSidewaysCLI(name, args=[name, *with_saved_config(argv)])
+    if name == "fit" and not cli.trainer.fast_dev_run:
+        print(cli.tracked.next_step())
+    return 0
