@@ -1,0 +1,139 @@
+"""The first page: which row is better, by how much, at what cost. Run by `skip-sideways dashboard`."""  # noqa: N999 - Streamlit shows the file name as the page name
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import cached, charts, curves, display, empty, tables
+from dashboard.filters import AXES, COSTS, CURVES, Selection, choose, select_runs
+from dashboard.palette import Palette
+from dashboard.runs import StoreMissing, StoreUnreachable, tracking_uri
+
+# Streamlit's wide layout leaves 5 to 6 rem empty around the page; the table needs the width on a small laptop.
+STYLE = ".stMainBlockContainer {padding: 2.5rem 2.5rem 3rem}"
+
+
+def main() -> None:
+    """Draw the page for the store of `tracking_uri()`."""
+    st.set_page_config(page_title="Compare runs · skip-sideways", layout="wide")
+    st.html(f"<style>{STYLE}</style>")
+    uri = tracking_uri()
+    draw_head(uri)
+    try:
+        runs = cached.runs(uri)
+        if runs.empty:
+            empty.nothing_yet("The store has no training run (tag `kind` = `run`).", uri)
+        else:
+            draw_comparison(uri, runs.fillna({"dataset": "unknown"}))
+    except StoreMissing as reason:
+        empty.nothing_yet(str(reason), uri)
+    except StoreUnreachable as reason:
+        empty.no_answer(str(reason), uri)
+
+
+def draw_head(uri: str) -> None:
+    """Draw the title, the store's address and the reload button."""
+    title, button = st.columns([8, 1], vertical_alignment="bottom")
+    title.title("Compare runs", anchor=False)
+    if button.button("Reload", icon=":material/refresh:", width="stretch", help=f"Read {uri} again"):
+        cached.forget()
+
+
+def draw_comparison(uri: str, runs: pd.DataFrame) -> None:
+    """Draw everything below the head for a store with at least one run."""
+    selection = select_runs(runs)
+    palette = Palette(selection.scope["line"])
+    table = tables.comparison_table(selection.with_control, selection.control)
+    draw_table(selection, table[table["line"].isin(selection.chosen["line"])], palette)
+    left, right = st.columns(2, gap="large")
+    with left:
+        draw_curves(uri, selection.chosen, palette)
+    with right:
+        draw_cost(table[table["line"].isin(selection.chosen["line"])], palette)
+    draw_runs(selection.chosen)
+
+
+def draw_table(selection: Selection, table: pd.DataFrame, palette: Palette) -> None:
+    """Draw the comparison table, what its lines share, and which runs it leaves out."""
+    shared = tables.constant_settings(table)
+    st.caption(" · ".join(f"{key} **{value}**" for key, value in shared.items() if value))
+    table = table.reset_index(drop=True)
+    st.dataframe(
+        display.styled(table, palette, selection.control),
+        hide_index=True,
+        column_config={column: _column(column) for column in display.shown_columns(table)},
+        key="comparison_table",
+    )
+    st.caption(
+        "Mean ± standard deviation over all runs of a row (folds × seeds). "
+        f"Δ: difference to **{selection.control}**, paired by fold and seed; in brackets the number of pairs."
+    )
+    remarks = tables.remarks(selection.with_control, selection.control)
+    if remarks:
+        st.warning("  \n".join(remarks), icon=":material/info:")
+
+
+def _column(column: str) -> Any:
+    title, explanation = display.header(column)
+    named = column in ("swatch", "line")  # stays in view where long names make the table scroll
+    kind = st.column_config.TextColumn if named or column in tables.LINE else st.column_config.NumberColumn
+    return kind(title, help=explanation, width=display.WIDTHS_PX.get(column), pinned=named)
+
+
+def draw_curves(uri: str, runs: pd.DataFrame, palette: Palette) -> None:
+    """Draw the chosen metric of the runs that finished or still run: mean and one standard deviation a line."""
+    st.subheader("Learning curves", anchor=False)
+    first, second = st.columns(2)
+    with first:
+        metric = choose("Metric", CURVES, "metric")
+    with second:
+        axis = choose("Against", AXES, "axis")
+    histories = {
+        line: [cached.curve(uri, run.run_id, metric, axis, run.ended) for run in group.itertuples()]
+        for line, group in runs[runs["status"].isin(["FINISHED", "RUNNING"])].groupby("line")
+    }
+    means = [curves.mean_curve(each).assign(line=line) for line, each in histories.items()]
+    shown = pd.concat(means) if means else pd.DataFrame()
+    if shown.empty:
+        st.info(f"No run here has logged `{metric}`{'' if axis == 'step' else ' and `frames_seen`'} yet.")
+        return
+    st.altair_chart(charts.learning_curves(shown, palette, metric, axis), key="curves")
+    diverged = sum(curves.not_finite(each) for each in histories.values())
+    if diverged:
+        st.warning(f"{diverged} runs logged values that are not finite; these points are left out.")
+
+
+def draw_cost(table: pd.DataFrame, palette: Palette) -> None:
+    """Draw test accuracy against the chosen cost."""
+    st.subheader("Accuracy against cost", anchor=False)
+    cost = choose("Cost", COSTS, "cost")
+    if table[[tables.SCORE, cost]].dropna().empty:
+        st.info(f"No finished run here has both a test accuracy and `{cost}`.")
+        return
+    st.altair_chart(charts.score_against_cost(table, palette, tables.SCORE, cost), key="cost_chart")
+
+
+def draw_runs(runs: pd.DataFrame) -> None:
+    """Draw the list of single runs, open where one of them did not finish."""
+    columns = ["status", "line", "fold", "seed", tables.SCORE, "started", "ended", "git_sha", "run_id"]
+    listed = runs.sort_values(["status", "line", "fold", "seed"])[columns]
+    with st.expander(f"All runs ({len(runs)})", expanded=bool((runs["status"] != "FINISHED").any())):
+        st.dataframe(listed, hide_index=True, column_config=_RUN_COLUMNS, key="runs_table", placeholder="–")
+
+
+_RUN_COLUMNS: dict[str, Any] = {
+    "status": "Status",
+    "line": "Row",
+    "fold": "Fold",
+    "seed": "Seed",
+    tables.SCORE: st.column_config.NumberColumn("Top-1", format="%.3f"),
+    "started": st.column_config.DatetimeColumn("Started (UTC)", format="YYYY-MM-DD HH:mm:ss", timezone="UTC"),
+    "ended": st.column_config.DatetimeColumn("Ended (UTC)", format="YYYY-MM-DD HH:mm:ss", timezone="UTC"),
+    "git_sha": "Commit",
+    "run_id": "Run",
+}
+
+main()

@@ -1,0 +1,31 @@
+"""What the page says when there is nothing to show: why, and the command to type. Never a stack trace."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+FILL = "make demo"
+FILL_COMMAND = "skip-sideways compare --config app/configs/comparisons/demo.yaml"
+
+
+def nothing_yet(reason: str, uri: str) -> None:
+    """Show that the store at `uri` has no runs, and the commands that fill it."""
+    st.info(f"**No runs yet.** {reason}", icon=":material/inbox:")
+    st.markdown("Train and compare on the generated data set (a few minutes, no download):")
+    st.code(FILL, language="bash")
+    st.markdown("or, in an environment that is already set up:")
+    st.code(FILL_COMMAND, language="bash")
+    _other_store(uri)
+
+
+def no_answer(reason: str, uri: str) -> None:
+    """Show that the store at `uri` does not answer, with MLflow's own reason."""
+    st.error(f"**The tracking store does not answer.** {reason}", icon=":material/cloud_off:")
+    st.markdown("Check the address, start the server, or let `doctor` look at it:")
+    st.code("skip-sideways doctor", language="bash")
+    _other_store(uri)
+
+
+def _other_store(uri: str) -> None:
+    st.markdown(f"This page reads `{uri}`. To read another store:")
+    st.code("skip-sideways dashboard --tracking-uri sqlite:////path/to/mlflow.db", language="bash")

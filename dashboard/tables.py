@@ -1,0 +1,146 @@
+"""The comparison table: which runs count, mean and spread, paired difference to a control. No Streamlit, no MLflow.
+
+A *line* of the table is one setting (LINE: row, rule, wiring, network and what else changes the arithmetic); its runs
+are the cells fold x seed. Mean and standard deviation (n-1) are over all runs of the line, with the numbers of folds
+and seeds beside them, so that one fold never passes for all. Differences are paired: same split, data, fold and seed.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from dashboard.runs import METRICS
+
+LINE = ["row", "rule", "wiring", "network", "split", "update", "stash", "executor", "device"]
+CELL = ["split", "fold", "seed"]
+SINGLE_RUNS = "single runs"
+SCORE = "test/top1"
+_CONTROL_RULES = ("backprop_shifted", "backprop_frame", "backprop")
+
+
+def in_scope(runs: pd.DataFrame, dataset: str, comparison: str) -> pd.DataFrame:
+    """Return the runs of one data set and one comparison (SINGLE_RUNS: those that belong to none), with `line` set."""
+    wanted = (runs["dataset"] == dataset) & (runs["comparison"].fillna(SINGLE_RUNS) == comparison)
+    return label_lines(runs[wanted])
+
+
+def label_lines(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return `runs` with a column `line`: the row's name, and only where that is not unique, what tells it apart."""
+    keys = runs[LINE].fillna("").astype(str)
+    settings = keys.drop_duplicates()
+    labels = {tuple(setting): _label(setting, settings) for _, setting in settings.iterrows()}
+    return runs.assign(line=[labels[tuple(key)] for key in keys.itertuples(index=False)])
+
+
+def _label(setting: pd.Series, settings: pd.DataFrame) -> str:
+    namesakes = settings[settings["row"] == setting["row"]]
+    telling = [key for key in LINE if namesakes[key].nunique() > 1]
+    return " · ".join([setting["row"], *(setting[key] for key in telling if setting[key])])
+
+
+def tested(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs that count: finished, with a test score."""
+    return runs[(runs["status"] == "FINISHED") & runs[SCORE].notna()]
+
+
+def newest(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the latest started of the runs that repeat the same line, fold and seed."""
+    return runs.sort_values("started", kind="stable").drop_duplicates(["line", *CELL], keep="last")
+
+
+def default_control(runs: pd.DataFrame) -> str | None:
+    """Return the line of exact backprop (shifted, else frame, else plain), else the first line; None without runs.
+
+    A row called frozen trains by backprop but only its last unit, so it is a control of its own and not this one.
+    """
+    trained = runs[~runs["row"].astype(str).str.contains("frozen", case=False)]
+    for rule in _CONTROL_RULES:
+        lines = sorted(trained.loc[trained["rule"] == rule, "line"])
+        if lines:
+            return lines[0]
+    return min(runs["line"], default=None)
+
+
+def comparison_table(runs: pd.DataFrame, control: str | None) -> pd.DataFrame:
+    """Return one line a setting, best score first.
+
+    Columns: `line`, LINE, counts `runs`, `folds`, `seeds`, `unfinished` (failed, killed, running or without a test
+    score), and for each metric M `M` (mean) and `M std` (NaN below two runs); `difference`, `difference std`, `pairs`
+    of SCORE to `control`. A setting of which no run finished has NaN.
+    """
+    counted = newest(tested(runs))
+    records = [
+        {
+            **group[LINE].iloc[0].to_dict(),
+            "line": line,
+            "unfinished": len(group) - len(tested(group)),
+            **_statistics(counted[counted["line"] == line]),
+            **paired_difference(counted, line, control),
+        }
+        for line, group in runs.groupby("line", sort=True)
+    ]
+    table = pd.DataFrame.from_records(records, columns=_columns())
+    return table.sort_values(SCORE, ascending=False, kind="stable", na_position="last").reset_index(drop=True)
+
+
+def _columns() -> list[str]:
+    metrics = [name for metric in METRICS for name in (metric, f"{metric} std")]
+    counts = ["runs", "folds", "seeds", "unfinished"]
+    return ["line", *LINE, *counts, *metrics, "difference", "difference std", "pairs"]
+
+
+def _statistics(runs: pd.DataFrame) -> dict[str, float]:
+    statistics: dict[str, float] = {"runs": len(runs), "folds": runs["fold"].nunique(), "seeds": runs["seed"].nunique()}
+    for metric in METRICS:
+        statistics[metric] = runs[metric].mean()
+        statistics[f"{metric} std"] = runs[metric].std(ddof=1)
+    return statistics
+
+
+def paired_difference(counted: pd.DataFrame, line: str, control: str | None) -> dict[str, float]:
+    """Return mean, standard deviation (n-1) and number of the differences line - control of SCORE.
+
+    A pair is the same split, data hash, fold and seed; without any pair both numbers are NaN.
+    """
+    pair = [*CELL, "data_hash"]
+    ours, theirs = (counted.loc[counted["line"] == name, [*pair, SCORE]] for name in (line, control))
+    both = ours.merge(theirs, on=pair, suffixes=("", "_control"))
+    difference = both[SCORE] - both[f"{SCORE}_control"]
+    return {"difference": difference.mean(), "difference std": difference.std(ddof=1), "pairs": len(difference)}
+
+
+def constant_settings(table: pd.DataFrame) -> dict[str, str]:
+    """Return the settings that all lines share (name: value): said once above the table, not in a column."""
+    shared = {key: table[key].dropna().unique() for key in LINE[1:]}
+    return {key: str(values[0]) for key, values in shared.items() if len(values) == 1 and table[key].notna().all()}
+
+
+def varying_settings(table: pd.DataFrame) -> list[str]:
+    """Return the settings of LINE, without the row's name, that differ between lines."""
+    return [key for key in LINE[1:] if table[key].fillna("").nunique() > 1]
+
+
+def remarks(runs: pd.DataFrame, control: str | None) -> list[str]:
+    """Return one sentence for everything that keeps a run out of the means or out of a pair."""
+    counted = newest(tested(runs))
+    finished = runs[runs["status"] == "FINISHED"]
+    left_out = {
+        "failed": int((runs["status"] == "FAILED").sum()),
+        "stopped early": int((runs["status"] == "KILLED").sum()),
+        "not finished yet": int(runs["status"].isin(["RUNNING", "SCHEDULED"]).sum()),
+        "finished without a test score": int(finished[SCORE].isna().sum()),
+        "repeated later with the same fold and seed": len(tested(runs)) - len(counted),
+    }
+    sentences = [
+        f"{number} of {len(runs)} runs {what}: not in the means." for what, number in left_out.items() if number
+    ]
+    others = sorted(set(counted["line"]) - {control}) if control else []
+    return sentences + [sentence for line in others if (sentence := _unpaired(counted, line, control))]
+
+
+def _unpaired(counted: pd.DataFrame, line: str, control: str | None) -> str:
+    total = int((counted["line"] == line).sum())
+    missing = total - int(paired_difference(counted, line, control)["pairs"])
+    if not missing:
+        return ""
+    return f"{line}: {missing} of {total} runs have no run of {control} on the same data, fold and seed."

@@ -1,0 +1,35 @@
+"""A small tracking store, made once a session (creating the tables takes seconds) and copied for each test."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+
+import pytest
+from dashboard_store import fill_demo, uri_of
+
+
+@pytest.fixture(scope="session")
+def _stores(tmp_path_factory):
+    from mlflow import MlflowClient
+
+    folder = tmp_path_factory.mktemp("stores")
+    with warnings.catch_warnings():
+        # MLflow 3.17 configures its tables with a loader that SQLAlchemy 2.1 deprecates; raised once a process.
+        warnings.filterwarnings("ignore", message=".*``noload`` loader strategy")
+        MlflowClient(uri_of(folder / "bare.db")).search_experiments()
+    shutil.copy(folder / "bare.db", folder / "demo.db")
+    fill_demo(MlflowClient(uri_of(folder / "demo.db")))
+    return folder
+
+
+@pytest.fixture
+def demo_db(_stores, tmp_path):
+    """Return a database that holds the runs of `dashboard_store.TOP1`."""
+    return shutil.copy(_stores / "demo.db", tmp_path / "mlflow.db")
+
+
+@pytest.fixture
+def bare_db(_stores, tmp_path):
+    """Return a database with MLflow's tables and no run."""
+    return shutil.copy(_stores / "bare.db", tmp_path / "mlflow.db")
