@@ -43,8 +43,10 @@ class Estimate:
         )
 
 
-def estimate(comparison: Comparison, cells: Iterable[Cell], done: Mapping[Any, Mapping[str, Any]]) -> Estimate:
-    """The cost of `cells`, of which `done` (cell key to record) are finished.
+def estimate(
+    comparison: Comparison, cells: Iterable[Cell], done: Mapping[Any, Mapping[str, Any]], planned: int = 0
+) -> Estimate:
+    """The cost of `cells`, of which `done` (cell key to record) are finished, and of `planned` further average cells.
 
     A cell costs the mean CPU time of its row's finished runs; else `cell_seconds` of the row or the comparison; else
     the mean of all finished runs.
@@ -56,13 +58,12 @@ def estimate(comparison: Comparison, cells: Iterable[Cell], done: Mapping[Any, M
         measured.setdefault(str(record["row"]), []).append(float(record["cpu_seconds"]))
     overall = [seconds for row in measured.values() for seconds in row]
     costs = [_cell_seconds(comparison, cell.row, measured, overall) for cell in left]
-    known = [cost for cost in costs if cost is not None]
     source = "measured on finished cells" if overall else "by cell_seconds of the file, corrected as cells end"
     return Estimate(
         cells=len(cells),
         cells_left=len(left),
         spent_s=sum(float(done[cell.key]["cpu_seconds"]) for cell in cells if cell.key in done),
-        left_s=sum(known) if len(known) == len(costs) else None,
+        left_s=_left(costs, overall, planned),
         source=source,
     )
 
@@ -76,13 +77,21 @@ def _cell_seconds(
     return given if given is not None else fmean(overall) if overall else None
 
 
+def _left(costs: list[float | None], overall: list[float], planned: int) -> float | None:
+    known = [cost for cost in costs if cost is not None]
+    if len(known) < len(costs):
+        return None
+    average = fmean(known or overall or [0.0])
+    return sum(known) + planned * average
+
+
 def check_limit(cost: Estimate, limit_hours: float) -> None:
     """Refuse a table that costs too much. Errors: ValueError with both numbers and what to type."""
     total = cost.total_core_hours
     if cost.cells_left and total is not None and total > limit_hours:
         raise ValueError(
-            f"this table would cost {total:.2f} core-hours, more than --limit-hours {limit_hours:g}: choose fewer --rows, "
-            f"--folds or --seeds, a shorter budget in the experiment, or allow it with --limit-hours {total * 1.1:.2f}"
+            f"this table would cost {total:.2f} core-hours, more than --limit-hours {limit_hours:g}: choose fewer "
+            f"--rows, --folds or --seeds, a shorter experiment, or allow it with --limit-hours {total * 1.1:.2f}"
         )
 
 

@@ -9,7 +9,7 @@ import contextlib
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -45,7 +45,9 @@ class _Worker:
             return Outcome("failed", error=f"the worker process ended with exit code {code}{hint}")
 
 
-def run_cells(work: Iterable[tuple[Cell, Task]], runner: Runner, jobs: int) -> Iterator[tuple[Cell, Outcome] | None]:
+def run_cells(
+    work: Iterable[tuple[Cell, Task]], runner: Runner, jobs: int
+) -> Generator[tuple[Cell, Outcome] | None, None, None]:
     """Run every cell, yielding (cell, outcome) as each ends, and None once a second in between.
 
     Closing the iterator, or any exception in its consumer's thread, ends the workers.

@@ -20,6 +20,7 @@ SCHEMA_VERSION = 1
 LOGS = "logs"
 
 Record = dict[str, Any]
+RowConfigs = Mapping[str, Mapping[str, Any]]
 
 
 class Store:
@@ -84,16 +85,16 @@ class Store:
             and record["config_hash"] != cell.config_hash
         ]
 
-    def explain_change(self, cell: Cell) -> str:
+    def explain_change(self, cell: Cell, configs: RowConfigs) -> str:
         """What differs between the configuration that ran and the one of now, in one line."""
         old = self.header.get("configs", {}).get(cell.row)
-        lines = differences(old, _without_grid(cell.config)) if old else []
+        lines = differences(old, dict(flatten(configs[cell.row]))) if old else []
         return f"{cell.label}: " + ("; ".join(lines) or "its configuration had another hash")
 
-    def note_configs(self, cells: Iterable[Cell]) -> None:
-        """Keep each row's configuration (without fold and seed) in the header, for `explain_change`."""
-        configs = self.header.setdefault("configs", {})
-        configs.update({cell.row: _without_grid(cell.config) for cell in cells})
+    def note_configs(self, configs: RowConfigs) -> None:
+        """Keep each row's configuration (fold and seed not set) in the header, for `explain_change`."""
+        known = self.header.setdefault("configs", {})
+        known.update({row: dict(flatten(config)) for row, config in configs.items()})
 
 
 def record_key(record: Mapping[str, Any]) -> CellKey:
@@ -141,10 +142,3 @@ def locked(output: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
-
-
-def _without_grid(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A flat configuration without the entries in which cells of one row differ."""
-    return {key: value for key, value in flatten(config) if key.rsplit(".", 1)[-1] not in ("fold", "seed")} | {
-        "seed_everything": "per cell"
-    }

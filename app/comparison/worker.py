@@ -54,7 +54,6 @@ def serve(connection: Connection, runner: Runner) -> None:
     """The worker's main loop: run every task that arrives until the connection closes or sends None."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what ends
     _end_with_parent()
-    _one_thread()
     while True:
         try:
             task = connection.recv()
@@ -81,8 +80,7 @@ def run_task(task: Task, runner: Runner) -> Outcome:
             )
         except BaseException as exception:  # SystemExit too: a library that exits must not take the worker along
             traceback.print_exc()
-            status, error = "failed", f"{type(exception).__name__}: {str(exception).strip().splitlines()[:1]}"
-            error = error.replace("['", "").replace("']", "").replace("[]", "")
+            status, error = "failed", _one_line(exception)
     return Outcome(
         status,
         metrics={name: float(value) for name, value in result.get("metrics", {}).items()},
@@ -93,10 +91,9 @@ def run_task(task: Task, runner: Runner) -> Outcome:
     )
 
 
-def _one_thread() -> None:
-    """Torch on one thread, whatever it read from the environment (imported only where it is installed and used)."""
-    if os.environ.get("OMP_NUM_THREADS") == "1" and "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
+def _one_line(exception: BaseException) -> str:
+    text = str(exception).strip().splitlines()
+    return f"{type(exception).__name__}: {text[0]}" if text else type(exception).__name__
 
 
 def _cpu_seconds() -> float:

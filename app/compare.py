@@ -1,0 +1,121 @@
+"""`skip-sideways compare`: rules x wirings x folds x seeds in one table, resumable, from one YAML file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from app.comparison.execute import Settings
+    from app.comparison.grid import Cell
+    from app.comparison.spec import Comparison
+
+EXAMPLE = "example: skip-sideways compare --config app/configs/comparisons/demo.yaml"
+DESCRIPTION = (
+    "Run every row of a comparison on every fold and seed, and write results.json and results.md. The same command "
+    "continues a stopped comparison. Exit code: 0 all cells done, 1 some failed, 2 refused, 130 stopped."
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser("skip-sideways compare", description=DESCRIPTION, epilog=EXAMPLE)
+    parser.allow_abbrev = False
+    parser.add_argument("--config", required=True, type=Path, help="comparison YAML (app/configs/comparisons/*.yaml)")
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these rows (default: all)")
+    parser.add_argument("--folds", nargs="+", type=int, metavar="FOLD", help="instead of the file's folds")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="instead of the file's seeds")
+    parser.add_argument("--output", type=Path, help="folder of the results (default: runs/comparisons/NAME)")
+    parser.add_argument("--jobs", type=int, help="processes, one thread each (default: the number of cores)")
+    parser.add_argument("--limit-hours", type=float, default=6.0, help="refuse above these core-hours (default: 6)")
+    parser.add_argument(
+        "--tune",
+        action="store_true",
+        help="first choose each row's settings from the file's tune grid, on the tuning folds",
+    )
+    parser.add_argument(
+        "--rerun-changed", action="store_true", help="run finished cells again whose configuration has changed"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the cells and the estimate, run nothing")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; return its exit code."""
+    options = build_parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _compare(options, argv)
+    except ValueError as error:
+        print(f"compare: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped. Finished cells are kept: the same command continues.", file=sys.stderr)
+        return 130
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _compare(options: argparse.Namespace, argv: list[str]) -> int:
+    from app.comparison.execute import Settings
+    from app.comparison.grid import build_grid
+    from app.comparison.provenance import command_line
+    from app.comparison.spec import load_comparison
+
+    comparison = load_comparison(options.config)
+    settings = Settings(
+        output=options.output or Path("runs/comparisons") / comparison.name,
+        jobs=_jobs(options.jobs),
+        limit_hours=options.limit_hours,
+        rerun_changed=options.rerun_changed,
+        command=command_line(argv),
+    )
+    cells = build_grid(comparison, rows=options.rows, folds=options.folds, seeds=options.seeds)
+    if not cells:
+        raise ValueError("no cell is left: the chosen --rows have none of the chosen --folds and --seeds")
+    return _dry_run(comparison, cells, settings) if options.dry_run else _run(comparison, cells, settings)
+
+
+def _jobs(asked: int | None) -> int:
+    if asked is not None and asked < 1:
+        raise ValueError(f"--jobs {asked}: expected at least 1")
+    return asked or len(os.sched_getaffinity(0))
+
+
+def _dry_run(comparison: Comparison, cells: list[Cell], settings: Settings) -> int:
+    from app.comparison.execute import plan
+    from app.comparison.overrides import flatten
+    from app.comparison.store import Store
+
+    store = Store(settings.results)
+    for cell in cells:
+        print(f"{'done   ' if store.ok(cell) else 'to run '} {cell.row}, fold {cell.fold}, seed {cell.seed}")
+    for row in comparison.rows:
+        settings_of_row = ", ".join(f"{key}={value}" for key, value in flatten(dict(row.overrides)))
+        print(f"{row.name}: {settings_of_row or 'the experiment as it is'}")
+    plan(comparison, cells, settings, store)
+    return 0
+
+
+def _run(comparison: Comparison, cells: list[Cell], settings: Settings) -> int:
+    from app.comparison.execute import execute, failed
+    from app.comparison.report import terminal
+
+    store = execute(comparison, cells, settings)
+    print(terminal(comparison, store.records))
+    bad = failed(store, cells)
+    for record in bad:
+        print(
+            f"failed: {record['row']}, fold {record['fold']}, seed {record['seed']}: {record['error']}", file=sys.stderr
+        )
+    if bad:
+        print(f"Next: read {settings.output}/logs, then run the same command again: it repeats only the failed cells.")
+        return 1
+    print(f"Next: skip-sideways dashboard shows these runs; the table is in {settings.output}/{settings.stem}.md")
+    return 0

@@ -1,0 +1,51 @@
+"""What stands in the header of results.json: command, commit, versions and hardware. No date, no path, no host."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from app.environment import cpu_model, package_versions
+
+CODE = ("app", "lightning_modules", "datamodules", "pyproject.toml")
+_ROOT = Path(__file__).resolve().parents[2]
+_VERSIONS = ("torch", "lightning", "torchmetrics", "numpy")
+
+
+def code_version(root: Path = _ROOT) -> str:
+    """The commit (12 digits) the code runs from, with "-dirty" where tracked code differs from it; or "unknown".
+
+    Only code counts: results that a comparison itself writes into the repository do not make it dirty.
+    """
+    try:
+        commit = _git(root, "rev-parse", "--short=12", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", *CODE)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+
+def hardware() -> str:
+    """Processor and number of cores."""
+    return f"{cpu_model()}, {os.cpu_count()} cores"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that can change a result."""
+    installed = package_versions()
+    return {"python": platform.python_version(), **{name: installed[name] for name in _VERSIONS}}
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """The command as a reader would type it: absolute paths become relative to the current folder."""
+    words = [os.path.relpath(word) if os.path.isabs(word) else word for word in arguments]
+    return shlex.join(["skip-sideways", "compare", *words])

@@ -1,0 +1,221 @@
+"""results.md and the table in the terminal, made from the records alone: the same records give the same text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from app.comparison.formats import (
+    MISSING,
+    interval_text,
+    markdown_table,
+    mean_text,
+    number_text,
+    numbers,
+    plain_table,
+)
+from app.comparison.spec import Comparison
+from app.comparison.statistics import mean_std
+from app.comparison.summary import Claim, Records, RowSummary, claims, current, row_values, summarise
+
+# (metric, heading, whether other processes on the machine disturb it)
+COSTS = (
+    ("train/frames_per_second", "train frames/s", True),
+    ("latency/step_p50_ms", "step p50 ms", True),
+    ("latency/step_p95_ms", "step p95 ms", True),
+    ("memory/saved_tensors_mib", "saved tensors MiB", False),
+    ("memory/peak_mib", "peak MiB", False),
+    ("latency/tick_ms", "tick ms", True),
+)
+UNIT_TABLES = (("alignment/", "Alignment with the exact gradient"), ("weight_change/", "Relative weight change"))
+MARK = " †"
+
+
+def markdown(comparison: Comparison, header: Mapping[str, Any], records: Records) -> str:
+    """The whole of results.md."""
+    valid = current(comparison, records)
+    rows = summarise(comparison, valid)
+    sections = [
+        f"# {comparison.name}\n\n{comparison.intent}\n",
+        _provenance(comparison, header, valid),
+        "## Results\n",
+        _main_table(comparison, rows, _parallel(valid)),
+        _notes(comparison, rows, _parallel(valid)),
+        _claims(comparison, claims(comparison, valid)),
+        _fold_table(comparison, valid, rows),
+        *(_unit_table(rows, prefix, title) for prefix, title in UNIT_TABLES),
+        _left_out(comparison, records, valid),
+    ]
+    return "\n".join(section for section in sections if section)
+
+
+def terminal(comparison: Comparison, records: Records) -> str:
+    """The main columns as plain text."""
+    rows = summarise(comparison, current(comparison, records))
+    split = _has_tuning(comparison)
+    columns = ["row", "runs", "top-1", *(["top-1 all"] if split else []), f"- {comparison.control}", "verdict", "gap"]
+    costs = [(metric, heading) for metric, heading, _ in COSTS if metric != "latency/step_p95_ms"]
+    return plain_table(
+        columns + [heading for _, heading in costs],
+        [
+            [
+                row.name,
+                str(row.runs),
+                mean_text(row.reported),
+                *([mean_text(row.overall)] if split else []),
+                interval_text(row.difference),
+                row.verdict,
+                _gap(comparison, row, short=True),
+                *(number_text(row.costs.get(metric)) for metric, _ in costs),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _provenance(comparison: Comparison, header: Mapping[str, Any], records: Records) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in header.get("versions", {}).items())
+    commits = sorted({str(record["git_sha"]) for record in records.values()})
+    reporting = "all folds and seeds"
+    if comparison.tuning_folds:
+        reporting = f"all folds but {numbers(comparison.tuning_folds)}, on which the settings were chosen"
+    elif comparison.tuning_seeds:
+        reporting = f"all seeds but {numbers(comparison.tuning_seeds)}, on which the settings were chosen"
+    seconds = sum(float(record["cpu_seconds"]) for record in records.values())
+    return "\n".join(
+        [
+            f"    {header.get('command', 'skip-sideways compare')}\n",
+            f"- Commit: {', '.join(commits) or MISSING}",
+            f"- Versions: {versions or MISSING}",
+            f"- Hardware: {header.get('hardware', MISSING)}; one thread a run, {_parallel(records)} at a time",
+            f"- Folds: {numbers(sorted({key[1] for key in records}))}; "
+            f"seeds: {numbers(sorted({key[2] for key in records}))}; {len(records)} runs, "
+            f"{seconds / 3600:.2f} core-hours",
+            f"- Reported: {reporting}",
+            "",
+        ]
+    )
+
+
+def _main_table(comparison: Comparison, rows: list[RowSummary], jobs: int) -> str:
+    split = _has_tuning(comparison)
+    top1 = comparison.metric.rsplit("/", 1)[-1].replace("top1", "top-1")
+    headings = ["row", "rule", "wiring", "network", "runs (folds x seeds)"]
+    headings += [f"{top1}, reported" if split else top1] + ([f"{top1}, all"] if split else [])
+    headings += [f"minus {comparison.control} [95 %]", "verdict", "gap recovered [95 %]", "diverged"]
+    headings += [heading + (MARK if disturbed and jobs > 1 else "") for _, heading, disturbed in COSTS]
+    return markdown_table(headings, [_main_row(comparison, row, split) for row in rows])
+
+
+def _main_row(comparison: Comparison, row: RowSummary, split: bool) -> list[str]:
+    return [
+        row.name,
+        *(str(row.facts[key]) for key in ("rule", "wiring", "network")),
+        f"{row.runs} ({row.folds} x {row.seeds})",
+        mean_text(row.reported),
+        *([mean_text(row.overall)] if split else []),
+        interval_text(row.difference),
+        row.verdict,
+        _gap(comparison, row),
+        f"{100 * row.diverged:.0f} %",
+        *(number_text(row.costs.get(metric)) for metric, _, _ in COSTS),
+    ]
+
+
+def _gap(comparison: Comparison, row: RowSummary, *, short: bool = False) -> str:
+    if row.name in (comparison.frozen, comparison.exact) or not (comparison.frozen and comparison.exact):
+        return MISSING
+    if row.gap is None:
+        return "not defined"
+    return f"{row.gap.estimate:.2f}" if short else interval_text(row.gap, signed=False)
+
+
+def _notes(comparison: Comparison, rows: list[RowSummary], jobs: int) -> str:
+    over = sorted({row.reported.std_over for row in rows if row.reported and row.reported.std_over})
+    lines = [
+        "Seeds are averaged within each fold first; the mean is over the fold means. "
+        + (f"± is the standard deviation (n-1) over {' or '.join(over)}." if over else "One run a row: no spread."),
+        f"Differences are paired over the (fold, seed) pairs that a row shares with {comparison.control}; intervals "
+        "are 95 % percentile bootstrap, folds resampled first, then seeds (one fold: seeds). "
+        '"undecided": the interval spans 0, or fewer than 3 folds (or, with one fold, seeds) were run.',
+    ]
+    units = [row.difference.units for row in rows if row.difference]
+    if units and min(units) < 6:
+        lines.append(f"With {min(units)} folds (or seeds) to resample, the interval is narrower than its name says.")
+    if comparison.frozen and comparison.exact:
+        lines.append(
+            f"Gap recovered: (row - {comparison.frozen}) / ({comparison.exact} - {comparison.frozen}) on shared pairs; "
+            f"not defined where {comparison.exact} does not clearly beat {comparison.frozen}."
+        )
+    lines.append("Costs are medians over runs (peak: the largest); tick: one frame, batch 1, inference.")
+    if jobs > 1:
+        lines.append(f"†: measured while {jobs} runs shared the machine; compare within this table alone.")
+    return "\n".join(f"- {line}" for line in lines) + "\n"
+
+
+def _claims(comparison: Comparison, answers: list[Claim]) -> str:
+    if not answers:
+        return ""
+    rows = [
+        [answer.bound.sentence(comparison.metric), interval_text(answer.interval, signed=False), answer.answer]
+        for answer in answers
+    ]
+    return "## Claims\n\n" + markdown_table(["claim", "value [95 %]", "answer"], rows)
+
+
+def _fold_table(comparison: Comparison, records: Records, rows: list[RowSummary]) -> str:
+    folds = sorted({fold for _, fold, _ in records})
+    seeds = sorted({seed for _, _, seed in records})
+    by_fold = len(folds) > 1
+    if not by_fold and len(seeds) < 2:
+        return ""
+    columns = folds if by_fold else seeds
+    word = "fold" if by_fold else "seed"
+
+    def heading(value: int) -> str:
+        chosen_on = comparison.tuning_folds if by_fold else comparison.tuning_seeds
+        return f"{word} {value}" + (" (tuning)" if value in chosen_on else "")
+
+    lines = []
+    for row in rows:
+        values = row_values(comparison, records, row.name, reporting=False)
+        groups = [{pair: v for pair, v in values.items() if pair[0 if by_fold else 1] == c} for c in columns]
+        lines.append([row.name, *(f"{mean_std(group).mean:.3f}" if group else MISSING for group in groups)])
+    title = "## Per fold (mean over seeds)" if by_fold else "## Per seed"
+    return f"{title}\n\n" + markdown_table(["row", *(heading(column) for column in columns)], lines)
+
+
+def _unit_table(rows: list[RowSummary], prefix: str, title: str) -> str:
+    names = sorted({name for row in rows for name in row.units if name.startswith(prefix)}, key=_unit_number)
+    if not names:
+        return ""
+    lines = [[row.name, *(number_text(row.units.get(name)) for name in names)] for row in rows if row.units]
+    headings = ["row", *(name.removeprefix(prefix).replace("_", " ") for name in names)]
+    return f"## {title}, mean over runs\n\n" + markdown_table(headings, lines)
+
+
+def _unit_number(name: str) -> tuple[int, str]:
+    digits = name.rsplit("_", 1)[-1]
+    return (int(digits), name) if digits.isdigit() else (0, name)
+
+
+def _left_out(comparison: Comparison, records: Records, valid: Records) -> str:
+    failed = [
+        f"- {row}, fold {fold}, seed {seed}: {record.get('error')}"
+        for (row, fold, seed), record in sorted(valid.items())
+        if record["status"] != "ok"
+    ]
+    stale = [f"- {row}, fold {fold}, seed {seed}" for row, fold, seed in sorted(set(records) - set(valid))]
+    text = "## Failed cells\n\n" + "\n".join(failed) + "\n" if failed else ""
+    if stale:
+        text += "## Not in the table: run with another configuration, or of a row that is gone\n\n"
+        text += "\n".join(stale) + "\n"
+    return text
+
+
+def _has_tuning(comparison: Comparison) -> bool:
+    return bool(comparison.tuning_folds or comparison.tuning_seeds)
+
+
+def _parallel(records: Records) -> int:
+    return max((int(record.get("jobs", 1)) for record in records.values()), default=1)

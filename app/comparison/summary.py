@@ -1,0 +1,157 @@
+"""One line of the table for every row: what the records of a comparison say, before anybody formats it."""
+
+from __future__ import annotations
+
+import statistics as standard
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app.comparison.bounds import GAP_RECOVERED, Bound
+from app.comparison.grid import CellKey, is_reporting, make_cell
+from app.comparison.spec import Comparison
+from app.comparison.statistics import (
+    Interval,
+    MeanStd,
+    Pair,
+    diverged_share,
+    gap_recovered,
+    holds,
+    is_diverged,
+    mean_interval,
+    mean_std,
+    paired_difference,
+    verdict,
+)
+
+Records = Mapping[CellKey, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class RowSummary:
+    """What the table says of one row; None where it has no such value.
+
+    `reported` and `difference`, `gap` are over the reporting folds; `overall` over all. `costs` are medians over the
+    runs (`memory/peak_mib`: the largest).
+    """
+
+    name: str
+    facts: Mapping[str, Any]
+    runs: int
+    folds: int
+    seeds: int
+    reported: MeanStd | None
+    overall: MeanStd | None
+    difference: Interval | None
+    verdict: str
+    gap: Interval | None
+    diverged: float
+    costs: Mapping[str, float]
+    units: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A bound and what the runs say of it: "holds", "fails" or "undecided"."""
+
+    bound: Bound
+    interval: Interval | None
+    answer: str
+
+
+def current(comparison: Comparison, records: Records) -> dict[CellKey, Mapping[str, Any]]:
+    """The records that belong to the comparison as it is now: a known row, an unchanged configuration."""
+    return {
+        key: record
+        for key, record in records.items()
+        if key[0] in comparison.row_names
+        and record["config_hash"] == make_cell(comparison, comparison.row(key[0]), key[1], key[2]).config_hash
+    }
+
+
+def summarise(comparison: Comparison, records: Records) -> list[RowSummary]:
+    """A summary for each row that has a finished run, in the file's order."""
+    summaries = (_summarise_row(comparison, records, name) for name in comparison.row_names)
+    return [summary for summary in summaries if summary is not None]
+
+
+def claims(comparison: Comparison, records: Records) -> list[Claim]:
+    """Every bound of the comparison with its answer, on the reporting folds."""
+    return [_claim(comparison, records, bound) for bound in comparison.bounds]
+
+
+def row_values(
+    comparison: Comparison, records: Records, row: str | None, *, reporting: bool, metric: str | None = None
+) -> dict[Pair, float]:
+    """(fold, seed) to the metric of a row's finished runs, of the reporting folds alone or of all."""
+    name = metric or comparison.metric
+    return {
+        (fold, seed): float(record["metrics"][name])
+        for (label, fold, seed), record in records.items()
+        if label == row
+        and record["status"] == "ok"
+        and record["metrics"].get(name) is not None
+        and (not reporting or is_reporting(comparison, fold, seed))
+    }
+
+
+def row_gap(comparison: Comparison, records: Records, row: str) -> Interval | None:
+    """The gap a row recovers between the comparison's frozen and exact rows; None where not defined."""
+    names = (row, comparison.frozen, comparison.exact)
+    return gap_recovered(*(row_values(comparison, records, name, reporting=True) for name in names))
+
+
+def _summarise_row(comparison: Comparison, records: Records, name: str) -> RowSummary | None:
+    own = [record for key, record in sorted(records.items()) if key[0] == name]
+    finished = [record for record in own if record["status"] == "ok"]
+    if not finished:
+        return None
+    reported = row_values(comparison, records, name, reporting=True)
+    overall = row_values(comparison, records, name, reporting=False)
+    control = row_values(comparison, records, comparison.control, reporting=True)
+    difference = None if name == comparison.control else paired_difference(reported, control)
+    metrics = [record["metrics"] for record in finished]
+    return RowSummary(
+        name=name,
+        facts={key: finished[0][key] for key in ("rule", "wiring", "network", "dataset")},
+        runs=len(finished),
+        folds=len({record["fold"] for record in finished}),
+        seeds=len({record["seed"] for record in finished}),
+        reported=mean_std(reported) if reported else None,
+        overall=mean_std(overall) if overall else None,
+        difference=difference,
+        verdict="control" if name == comparison.control else verdict(difference),
+        gap=row_gap(comparison, records, name),
+        diverged=diverged_share([is_diverged(m, loss_above=comparison.diverged_above) for m in metrics]),
+        costs=_costs(metrics),
+        units=_means(metrics, ("alignment/", "grad_norm/", "weight_change/")),
+    )
+
+
+def _claim(comparison: Comparison, records: Records, bound: Bound) -> Claim:
+    if bound.metric == GAP_RECOVERED:
+        interval = row_gap(comparison, records, bound.row)
+    else:
+        values = row_values(comparison, records, bound.row, reporting=True, metric=bound.metric)
+        if bound.versus:
+            versus = row_values(comparison, records, bound.versus, reporting=True, metric=bound.metric)
+            interval = paired_difference(values, versus)
+        else:
+            interval = mean_interval(values) if values else None
+    return Claim(bound, interval, holds(interval, at_least=bound.at_least, at_most=bound.at_most))
+
+
+def _costs(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    names = {name for values in metrics for name in values}
+    costs = [name for name in names if name.startswith(("latency/", "memory/")) or name == "train/frames_per_second"]
+    return {name: (max if name == "memory/peak_mib" else standard.median)(_present(metrics, name)) for name in costs}
+
+
+def _means(metrics: Sequence[Mapping[str, Any]], prefixes: tuple[str, ...]) -> dict[str, float]:
+    names = sorted({name for values in metrics for name in values if name.startswith(prefixes)})
+    return {name: standard.fmean(present) for name in names if (present := list(_present(metrics, name)))}
+
+
+def _present(metrics: Iterable[Mapping[str, Any]], name: str) -> list[float]:
+    """The finite values of a metric; [nan] where there is none."""
+    return [float(values[name]) for values in metrics if values.get(name) is not None] or [float("nan")]
