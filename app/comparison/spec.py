@@ -9,6 +9,7 @@ from typing import Any
 
 from app.comparison.bounds import Bound, read_bounds
 from app.comparison.overrides import apply_overrides, check_experiment, nearest
+from app.comparison.trials import check_tune
 from app.comparison.yaml_file import read_yaml
 
 ROW_KEYS = ("name", "overrides", "folds", "seeds", "tune", "cell_seconds")
@@ -150,6 +151,7 @@ def _check(comparison: Comparison) -> None:
     if comparison.folds is None and (comparison.tuning_folds or any(row.folds for row in comparison.rows)):
         raise ValueError("tuning_folds or a row's folds are given, but the comparison has no folds; add folds: [...]")
     _check_restrictions(comparison)
+    check_tune(comparison)
     for row in comparison.rows:
         config = apply_overrides(comparison.experiment, comparison.overrides, row.overrides)
         check_experiment(config, f"row {row.name!r}")
