@@ -1,0 +1,102 @@
+"""`skip-sideways data index|verify`: the table of a folder's videos, made once, and the check of it.
+
+Exit status: 0 all videos are whole (index: the table was written), 1 verify found something wrong, 2 wrong arguments.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datamodules.index import IndexRow
+
+
+def main(argv: list[str]) -> int:
+    """Run `data index` or `data verify` and return the exit status."""
+    arguments = _parser().parse_args(argv)
+    command = _index if arguments.command == "index" else _verify
+    try:
+        return command(arguments)
+    except (ValueError, OSError) as error:
+        print(f"skip-sideways data: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="skip-sideways data", description="Look after a folder of video files.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    index = commands.add_parser("index", help="decode every video once and write the table")
+    verify = commands.add_parser("verify", help="decode every video again and compare with the table")
+    for command in (index, verify):
+        command.add_argument("--root", type=Path, required=True, help="folder with video files, at any depth")
+        command.add_argument("--output", type=Path, help="the table; default: in the folder, or where that is")
+        command.add_argument("--jobs", type=int, default=0, help="threads; default: one a core")
+        command.add_argument("--min-frames", type=int, default=2, help="list shorter videos (2D-1 for D units)")
+        command.add_argument("--no-progress", action="store_true", help="no progress bar")
+    index.epilog = "Default place: ROOT/.skip-sideways-index.csv, or ./.skip-sideways/ where ROOT is write-protected."
+    return parser
+
+
+def _rows(arguments: argparse.Namespace) -> list["IndexRow"]:
+    from datamodules.index import SUFFIXES, build_index
+
+    rows = build_index(arguments.root, jobs=arguments.jobs, progress=not arguments.no_progress)
+    if not rows:
+        raise ValueError(f"{arguments.root} holds no video file; looked for {' '.join(SUFFIXES)} at any depth")
+    return rows
+
+
+def _index(arguments: argparse.Namespace) -> int:
+    from datamodules.index import default_index_path, write_index
+
+    rows = _rows(arguments)
+    output = arguments.output or default_index_path(arguments.root)
+    write_index(rows, output)
+    _report(rows, _faults(rows, arguments.min_frames))
+    print(f"written: {output}")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from datamodules.index import default_index_path, read_index
+
+    table = arguments.output or default_index_path(arguments.root)
+    known = {row.path: row for row in read_index(table)} if table.exists() else None
+    rows = _rows(arguments)
+    faults = _faults(rows, arguments.min_frames)
+    if known is None:
+        print(f"no table at {table}: only the files are checked. Make one: skip-sideways data index --root ...")
+    else:
+        faults += _differences(known, {row.path: row for row in rows})
+    _report(rows, faults)
+    return 1 if faults else 0
+
+
+def _faults(rows: list["IndexRow"], min_frames: int) -> list[str]:
+    broken = [f"broken  {row.path}: {row.problem}" for row in rows if row.problem]
+    short = [
+        f"short   {row.path}: {row.frames} frames, fewer than {min_frames}"
+        for row in rows
+        if not row.problem and row.frames < min_frames
+    ]
+    return broken + short
+
+
+def _differences(known: dict[str, "IndexRow"], found: dict[str, "IndexRow"]) -> list[str]:
+    missing = [f"missing {path}: in the table, not in the folder" for path in known if path not in found]
+    added = [f"new     {path}: not in the table" for path in found if path not in known]
+    changed = [
+        f"changed {path}: the table says {known[path].frames} frames, {known[path].bytes} bytes; "
+        f"found {row.frames} frames, {row.bytes} bytes"
+        for path, row in found.items()
+        if path in known and (known[path].frames, known[path].bytes) != (row.frames, row.bytes)
+    ]
+    return missing + added + changed
+
+
+def _report(rows: list["IndexRow"], faults: list[str]) -> None:
+    for fault in faults:
+        print(fault)
+    frames, seconds = sum(row.frames for row in rows), sum(row.duration_s for row in rows)
+    print(f"{len(rows)} videos, {frames} frames, {seconds:.0f} s; {len(faults)} with a problem")
