@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 UNFINISHED := $(VENV)/.unfinished
 DASHBOARD ?= 1
-REQUIRED_PYTHON := $(shell sed -n 's/^requires-python *= *">=\([0-9]*\)\.\([0-9]*\)".*/\1, \2/p' pyproject.toml)
+REQUIRED_PYTHON := $(shell sed -n 's/^requires-python *= *">=\([0-9.]*\)".*/\1/p' pyproject.toml)
 
 # Threads that spin while they wait make small convolutions 5-15 times slower on a shared machine.
 OMP_WAIT_POLICY ?= passive
@@ -55,10 +55,10 @@ clean:  ## remove .venv and caches; your runs (mlflow.db, mlartifacts) stay
 
 # The stamp is written last. An install that was broken off leaves $(UNFINISHED) behind and starts again from nothing.
 $(INSTALLED): pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "make: no '$(PYTHON)' here: install Python $(REQUIRED_PYTHON) or newer, or type 'make PYTHON=/path/to/python3 $(MAKECMDGOALS)'" | sed 's/\([0-9]\), /\1./' >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < ($(REQUIRED_PYTHON)))' || { echo "make: $$($(PYTHON) --version) is too old, expected $(REQUIRED_PYTHON) or newer: type 'make PYTHON=/path/to/newer/python3 $(MAKECMDGOALS)'" | sed 's/\([0-9]\), /\1./' >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "make: no '$(PYTHON)' here: install Python $(REQUIRED_PYTHON) or newer, or type 'make PYTHON=/path/to/python3 $(MAKECMDGOALS)'" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < tuple(map(int, "$(REQUIRED_PYTHON)".split("."))))' || { echo "make: $$($(PYTHON) --version) is too old, expected $(REQUIRED_PYTHON) or newer: type 'make PYTHON=/path/to/newer/python3 $(MAKECMDGOALS)'" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) cannot make virtual environments: on Debian or Ubuntu type 'sudo apt-get install python3-venv'" >&2; exit 1; }
-	@echo "Setting up $(VENV): about 2 GB, a few minutes, once."
+	@echo "Setting up $(VENV): 2 GB or more, a few minutes, once."
 	@if [ -e $(UNFINISHED) ] || ! $(BIN)/python -c '' 2>/dev/null; then $(PYTHON) -m venv --clear $(VENV); fi
 	@touch $(UNFINISHED)
 	@{ PYTHONUNBUFFERED=1 $(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]' && rm $(UNFINISHED); } 2>&1 \

@@ -209,7 +209,7 @@ def render(finding: Finding, *, colour: bool) -> str:
 
 def main(argv: list[str]) -> int:
     """Print the report; return 1 if any check failed, else 0."""
-    parser = argparse.ArgumentParser(prog=f"{DISTRIBUTION} doctor", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog=f"{DISTRIBUTION} doctor", description="Check this machine, one line a check.")
     parser.parse_args(argv)
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     failed = 0
