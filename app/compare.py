@@ -66,6 +66,7 @@ def _compare(options: argparse.Namespace, argv: list[str]) -> int:
     from app.comparison.execute import Settings
     from app.comparison.provenance import command_line
     from app.comparison.spec import load_comparison
+    from app.comparison.tuning import tune
 
     comparison = load_comparison(options.config)
     settings = Settings(
@@ -76,7 +77,7 @@ def _compare(options: argparse.Namespace, argv: list[str]) -> int:
         command=command_line(argv),
     )
     if options.tune and not options.dry_run:
-        comparison, settings = _tune(comparison, options, settings)
+        comparison, settings = tune(comparison, options.rows, len(_cells(comparison, options)), settings)
     cells = _cells(comparison, options)
     return _dry_run(comparison, cells, settings) if options.dry_run else _run(comparison, cells, settings)
 
@@ -88,16 +89,6 @@ def _cells(comparison: Comparison, options: argparse.Namespace) -> list[Cell]:
     if not cells:
         raise ValueError("no cell is left: the chosen --rows have none of the chosen --folds and --seeds")
     return cells
-
-
-def _tune(comparison: Comparison, options: argparse.Namespace, settings: Settings) -> tuple[Comparison, Settings]:
-    """The comparison with the chosen settings; the trials' cost is taken off the limit of the table."""
-    from dataclasses import replace
-
-    from app.comparison.tuning import tune
-
-    chosen, spent_s = tune(comparison, options.rows, len(_cells(comparison, options)), settings)
-    return chosen, replace(settings, limit_hours=settings.limit_hours - spent_s / 3600)
 
 
 def _jobs(asked: int | None) -> int:

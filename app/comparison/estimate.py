@@ -44,10 +44,16 @@ class Estimate:
 
 
 def estimate(
-    comparison: Comparison, cells: Iterable[Cell], done: Mapping[Any, Mapping[str, Any]], planned: int = 0
+    comparison: Comparison,
+    cells: Iterable[Cell],
+    done: Mapping[Any, Mapping[str, Any]],
+    *,
+    planned: int = 0,
+    spent_s: float = 0.0,
 ) -> Estimate:
-    """The cost of `cells`, of which `done` (cell key to record) are finished, and of `planned` further average cells.
+    """The cost of `cells`, of which `done` (cell key to record) are finished.
 
+    `planned` further average cells are counted as left, and `spent_s` CPU seconds as spent.
     A cell costs the mean CPU time of its row's finished runs; else `cell_seconds` of the row or the comparison; else
     the mean of all finished runs.
     """
@@ -62,7 +68,7 @@ def estimate(
     return Estimate(
         cells=len(cells),
         cells_left=len(left),
-        spent_s=sum(float(done[cell.key]["cpu_seconds"]) for cell in cells if cell.key in done),
+        spent_s=spent_s + sum(float(done[cell.key]["cpu_seconds"]) for cell in cells if cell.key in done),
         left_s=_left(costs, overall, planned),
         source=source,
     )

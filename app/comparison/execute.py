@@ -11,6 +11,7 @@ from typing import Any
 
 from app.comparison.estimate import Estimate, check_limit, estimate
 from app.comparison.grid import Cell, row_config
+from app.comparison.overrides import merge
 from app.comparison.pool import run_cells
 from app.comparison.progress import Progress
 from app.comparison.provenance import code_version, hardware, versions
@@ -24,6 +25,7 @@ from app.comparison.worker import Outcome, Runner, Task, experiment_runner
 class Settings:
     """How to run, apart from what: one value for each option of the command.
 
+    `spent_s` is CPU time already spent on this table's tuning, `tuning` a sentence on it for the report.
     `planned` is a number of further cells that the limit must leave room for (the table that follows a tuning).
     `track` False leaves out the MLflow parent run.
     """
@@ -35,6 +37,8 @@ class Settings:
     command: str = "skip-sideways compare"
     stem: str = "results"
     planned: int = 0
+    spent_s: float = 0.0
+    tuning: str = ""
     track: bool = True
 
     @property
@@ -124,14 +128,18 @@ def _run(
 
 
 def _task(comparison: Comparison, cell: Cell, settings: Settings, parent_run_id: str | None) -> Task:
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
-    trainer = {**quiet, **(cell.config.get("trainer") or {})}
+    name = f"{settings.stem}-{cell.label}"
+    # What changes no result: no bar in a log file, and weights beside the results, written when the run ends.
+    defaults = {
+        "trainer": {"enable_progress_bar": False, "enable_model_summary": False},
+        "checkpoint": {"every_n_train_steps": 0, "dirpath": str(settings.output / "runs" / name)},
+    }
     return Task(
-        config={**cell.config, "trainer": trainer},
+        config=merge(defaults, cell.config),
         tags={"comparison": comparison.name, "row": cell.row},
         parent_run_id=parent_run_id,
         experiment_name=comparison.name,
-        log=logs_folder(settings.output) / f"{settings.stem}-{cell.label}.log",
+        log=logs_folder(settings.output) / f"{name}.log",
     )
 
 
@@ -151,7 +159,7 @@ def _record(cell: Cell, outcome: Outcome, commit: str, jobs: int) -> Record:
 
 def _cost(comparison: Comparison, cells: Sequence[Cell], settings: Settings, store: Store) -> Estimate:
     done = {cell.key: store.records[cell.key] for cell in cells if store.ok(cell)}
-    return estimate(comparison, cells, done, settings.planned)
+    return estimate(comparison, cells, done, planned=settings.planned, spent_s=settings.spent_s)
 
 
 def _configs(comparison: Comparison, cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
@@ -167,6 +175,7 @@ def _header(comparison: Comparison, settings: Settings) -> dict[str, Any]:
         "control": comparison.control,
         "frozen": comparison.frozen,
         "exact": comparison.exact,
+        "tuning": settings.tuning,
         "tuning_folds": list(comparison.tuning_folds),
         "tuning_seeds": list(comparison.tuning_seeds),
         "versions": versions(),

@@ -15,6 +15,8 @@ TOP_LEVEL_KEYS = (
     "trainer",
     "model",
     "data",
+    "checkpoint",
+    "experiment",
     "optimizer",
     "lr_scheduler",
     "ckpt_path",

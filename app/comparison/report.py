@@ -14,7 +14,8 @@ from app.comparison.formats import (
     numbers,
     plain_table,
 )
-from app.comparison.spec import Comparison
+from app.comparison.overrides import expand, flatten
+from app.comparison.spec import Comparison, Row
 from app.comparison.statistics import mean_std
 from app.comparison.summary import Claim, Records, RowSummary, claims, current, row_values, summarise
 
@@ -44,6 +45,7 @@ def markdown(comparison: Comparison, header: Mapping[str, Any], records: Records
         _claims(comparison, claims(comparison, valid)),
         _fold_table(comparison, valid, rows),
         *(_unit_table(rows, prefix, title) for prefix, title in UNIT_TABLES),
+        _settings_table(comparison),
         _left_out(comparison, records, valid),
     ]
     return "\n".join(section for section in sections if section)
@@ -92,6 +94,7 @@ def _provenance(comparison: Comparison, header: Mapping[str, Any], records: Reco
             f"seeds: {numbers(sorted({key[2] for key in records}))}; {len(records)} runs, "
             f"{seconds / 3600:.2f} core-hours",
             f"- Reported: {reporting}",
+            f"- Settings: {header.get('tuning') or 'as the file gives them'}",
             "",
         ]
     )
@@ -139,7 +142,7 @@ def _notes(comparison: Comparison, rows: list[RowSummary], jobs: int) -> str:
         "are 95 % percentile bootstrap, folds resampled first, then seeds (one fold: seeds). "
         '"undecided": the interval spans 0, or fewer than 3 folds (or, with one fold, seeds) were run.',
     ]
-    units = [row.difference.units for row in rows if row.difference]
+    units = [row.difference.units for row in rows if row.difference and row.difference.low is not None]
     if units and min(units) < 6:
         lines.append(f"With {min(units)} folds (or seeds) to resample, the interval is narrower than its name says.")
     if comparison.frozen and comparison.exact:
@@ -197,6 +200,16 @@ def _unit_table(rows: list[RowSummary], prefix: str, title: str) -> str:
 def _unit_number(name: str) -> tuple[int, str]:
     digits = name.rsplit("_", 1)[-1]
     return (int(digits), name) if digits.isdigit() else (0, name)
+
+
+def _settings_table(comparison: Comparison) -> str:
+    def words(row: Row) -> str:
+        pairs = flatten(expand(row.overrides))
+        return ", ".join(f"{key.rsplit('init_args.', 1)[-1]} {value}" for key, value in pairs) or "the experiment's own"
+
+    lines = [[row.name, words(row)] for row in comparison.rows]
+    whole = "The whole configuration of each row stands in results.json, header.configs.\n"
+    return "## Settings\n\n" + markdown_table(["row", "differs from the experiment in"], lines) + "\n" + whole
 
 
 def _left_out(comparison: Comparison, records: Records, valid: Records) -> str:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from app.comparison.execute import Settings, execute, failed
+from app.comparison.formats import numbers
 from app.comparison.grid import Cell, build_grid
 from app.comparison.overrides import apply_overrides
 from app.comparison.spec import Comparison, Row
@@ -74,8 +75,8 @@ def tune(
     table_cells: int,
     settings: Settings,
     runner: Runner = experiment_runner,
-) -> tuple[Comparison, float]:
-    """Run the trials that are missing, and return the comparison with the choices, and the CPU seconds they took.
+) -> tuple[Comparison, Settings]:
+    """Run the trials that are missing; return the comparison with the choices, and settings that count their cost.
 
     `table_cells` is the number of cells of the table to come, which the limit must leave room for.
     Errors: ValueError where a row has no finished trial, and as `execute`.
@@ -94,7 +95,18 @@ def tune(
     if bad:
         print(f"{len(bad)} of {len(cells)} trial runs failed; their trials were chosen by what is left")
     spent = sum(float(store.records[cell.key]["cpu_seconds"]) for cell in cells)
-    return comparison.with_overrides({name: choice["overrides"] for name, choice in choices.items()}), spent
+    chosen = comparison.with_overrides({name: choice["overrides"] for name, choice in choices.items()})
+    return chosen, replace(settings, spent_s=spent, tuning=_sentence(comparison, trials, cells, choices))
+
+
+def _sentence(
+    comparison: Comparison, trials: Comparison, cells: Sequence[Cell], choices: Mapping[str, Mapping[str, Any]]
+) -> str:
+    count = len(next(iter(choices.values()))["trials"])
+    folds = numbers(sorted({cell.fold for cell in cells}))
+    seeds = numbers(sorted({cell.seed for cell in cells}))
+    where = f"seed {seeds}" if comparison.folds is None else f"fold {folds}, seed {seeds}"
+    return f"the best of {count} trials a row by {trials.metric} on {where} (all trials: {STEM}.json)"
 
 
 def choose(comparison: Comparison, trials: Comparison, store: Store, name: str) -> dict[str, Any]:
