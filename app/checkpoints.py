@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
+from app.run_logger import RunLogger
+
 LAST, BEST, PREVIOUS = "last.ckpt", "best.ckpt", "previous.ckpt"
 RUN_FILE = "run.json"
 
@@ -73,6 +75,8 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep an earlier run's last checkpoint aside, and note which MLflow run this folder now belongs to."""
+        # Planning the learning rate's schedule makes Lightning set the loader up before it has read the loader's state.
+        trainer.fit_loop._load_combined_loader_states()
         last = self.folder / LAST
         if trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -84,14 +88,17 @@ class RunCheckpoint(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Write last.ckpt if it is due and this batch is not followed by a validation or an epoch's end."""
-        n = self.every_n_train_steps
-        self._due |= n > 0 and (batch_idx + 1 + trainer.current_epoch * int(trainer.num_training_batches)) % n == 0
-        if self._due and not self._boundary(trainer, batch_idx):
+        n, done = self.every_n_train_steps, trainer.fit_loop.total_batch_idx + 1
+        self._due |= n > 0 and done % n == 0
+        if self._due and not self._boundary(trainer, batch_idx + 1, done):
+            hand_over_metrics(trainer)
             self._save_last(trainer)
 
-    def _boundary(self, trainer: pl.Trainer, batch_idx: int) -> bool:
-        validates = trainer.enable_validation and (batch_idx + 1) % trainer.val_check_batch == 0
-        return validates or batch_idx + 1 == trainer.num_training_batches
+    def _boundary(self, trainer: pl.Trainer, done_in_epoch: int, done: int) -> bool:
+        every = trainer.val_check_batch or 0
+        counted = done if trainer.check_val_every_n_epoch is None else done_in_epoch
+        validates = trainer.enable_validation and every and counted % every == 0
+        return bool(validates) or done_in_epoch == trainer.num_training_batches
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write last.ckpt here only where epochs are too short to have a batch that is not their last."""
@@ -101,7 +108,9 @@ class RunCheckpoint(Checkpoint):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write best.ckpt where the validation score is the best so far."""
         value = trainer.callback_metrics.get(self.monitor)
-        if trainer.sanity_checking or trainer.state.fn != "fit" or trainer.fast_dev_run or value is None:
+        if trainer.sanity_checking or trainer.state.fn != "fit" or value is None:
+            return
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         score = float(value)
         if self.best_score is None or (score > self.best_score if self.mode == "max" else score < self.best_score):
@@ -114,8 +123,22 @@ class RunCheckpoint(Checkpoint):
 
     def _save_last(self, trainer: pl.Trainer) -> None:
         self._due = False
-        if not trainer.fast_dev_run:
+        for logger in trainer.loggers:
+            # What was logged before the checkpoint is not computed again after a resume, so it must be stored by now.
+            if isinstance(logger, RunLogger):
+                logger.try_flush()
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.save_checkpoint(self.folder / LAST, weights_only=False)
+
+
+def hand_over_metrics(trainer: pl.Trainer) -> None:
+    """Log this batch's values now: Lightning would a moment after the checkpoint is written, too late for a kill."""
+    connector = trainer._logger_connector
+    if not connector.should_update_logs:
+        return
+    for logger in trainer.loggers:
+        if isinstance(logger, RunLogger):
+            logger.log_ahead(connector.metrics["log"], trainer.fit_loop.epoch_loop._batches_that_stepped)
 
 
 class RandomState(Callback):

@@ -22,10 +22,12 @@ from app.checkpoints import BEST, LAST, RUN_FILE, RandomState, RunCheckpoint
 from app.environment import environment, git_state
 from app.run_layout import flat, init_args, run_layout, run_name
 from app.run_logger import RunLogger
+from lightning_modules.callbacks import ConfusionArtifact, StepMemory, StepTime, TickLatency
 
 if TYPE_CHECKING:
     from app.trainer_cli import SkipSidewaysCLI
 
+DEFAULT_EPOCHS = 10
 _SAME_DATA = ("dataset", "split", "fold", "data_hash")
 
 
@@ -102,11 +104,13 @@ class Run:
         arguments = dict(chosen)
         if arguments.get("logger") in (None, True):
             arguments["logger"] = self.logger = self._make_logger()
+        if arguments.get("max_epochs") is None and arguments.get("max_time") is None:
+            arguments["max_epochs"] = DEFAULT_EPOCHS if arguments.get("max_steps", -1) == -1 else -1
         self.io = RunCheckpointIO(
             {"schema": 1, "run_name": self.name, "identity": self.identity, "layout": self.layout}
         )
         arguments["plugins"] = [*_as_list(arguments.get("plugins")), self.io]
-        arguments["callbacks"] = [*_as_list(arguments.get("callbacks")), RandomState(), Outcome()]
+        arguments["callbacks"] = [*_as_list(arguments.get("callbacks")), RandomState(), Outcome(), *_measures()]
         if self.subcommand == "predict":
             from app.predictions import PredictionTable
 
@@ -190,6 +194,10 @@ class Outcome(Callback):
             else:
                 logger.outcome = "FAILED"
                 logger.try_tag("error", f"{type(exception).__name__}: {exception}"[:500])
+
+
+def _measures() -> list[Callback]:
+    return [StepTime(), StepMemory(), TickLatency(), ConfusionArtifact()]
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -133,9 +133,15 @@ class RunLogger(Logger):
             if step > self._last_step.get(key, -1):
                 self._buffer.append((key, float(value), now_ms, step))
         if len(self._buffer) >= METRICS_A_CALL or time.monotonic() - self._flushed_at > self.flush_every_s:
-            self._try_flush()
+            self.try_flush()
 
-    def _try_flush(self) -> None:
+    def log_ahead(self, metrics: Mapping[str, Any], step: int) -> None:
+        """Collect values of a step that Lightning will log a second time, and leave out that second time."""
+        self.log_metrics({key: float(value) for key, value in metrics.items()}, step)
+        for key in metrics:
+            self._last_step[key] = max(step, self._last_step.get(key, -1))
+
+    def try_flush(self) -> None:
         """Flush; on failure keep the values for the next time, since a lost store must not end a running training."""
         try:
             self.flush()

@@ -16,7 +16,6 @@ from app.run import Run, RunConfig  # noqa: E402
 
 DEFAULT_MODEL = "ActionRecognition"
 TRAINER_DEFAULTS: dict[str, Any] = {
-    "max_epochs": 10,
     "default_root_dir": "runs",
     "use_distributed_sampler": False,  # our samplers know their replica; another would break resuming
     "num_sanity_val_steps": 0,
@@ -110,7 +109,7 @@ class SkipSidewaysCLI(LightningCLI):
         chosen = {**self._get(self.config_init, "trainer"), **kwargs}
         callbacks = [] if chosen.get("enable_checkpointing") is False else [self._get(self.config_init, "checkpoint")]
         trainer = self._instantiate_trainer(self.tracked.trainer_arguments(chosen), callbacks)
-        for callback in trainer.callbacks:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RunConfig):
                 callback.tracked = self.tracked
         return trainer
@@ -169,6 +168,6 @@ def with_saved_config(argv: list[str]) -> list[str]:
 def run_subcommand(name: str, argv: list[str]) -> int:
     """Run one of Lightning's subcommands with its options and return the exit status."""
     cli = SkipSidewaysCLI(name, args=[name, *with_saved_config(argv)])
-    if name == "fit" and not cli.trainer.fast_dev_run:
+    if name == "fit" and not cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
         print(cli.tracked.next_step())
     return 0

@@ -1,0 +1,51 @@
+"""How much memory a training step needs: `memory/saved_tensors_mib` and `memory/peak_mib`."""
+
+from contextlib import ExitStack
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+
+from lightning_modules.metrics.memory import MIB, SavedTensors, peak_mib, reset_peak
+
+MEASURED_STEP = 2  # the first steps allocate the optimizer's state
+
+
+class StepMemory(Callback):
+    """Counts the bytes that autograd holds at most during one early step, and the peak of process or device.
+
+    The counted step is one of those that `StepTime` drops as warm-up, since counting costs time.
+    """
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._meter: SavedTensors | None = None
+        self._steps = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start a new peak."""
+        reset_peak(pl_module.device)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Start counting at the measured step."""
+        self._steps += 1
+        if self._steps == MEASURED_STEP:
+            self._meter = self._stack.enter_context(SavedTensors.measure(pl_module))
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop counting."""
+        self._stack.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Stop counting: the hooks would outlive the run."""
+        self._stack.close()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log what is known."""
+        pl_module.log("memory/peak_mib", peak_mib(pl_module.device))
+        if self._meter is not None:
+            pl_module.log("memory/saved_tensors_mib", self._meter.peak_bytes / MIB)

@@ -1,0 +1,33 @@
+"""How long a trained network needs for one new frame: `latency/tick_ms`."""
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from lightning_modules.metrics.latency import tick_ms
+
+
+class TickLatency(Callback):
+    """Measures, at the end of a test, the time from one frame's arrival to the next output (batch 1, one process)."""
+
+    def __init__(self) -> None:
+        self._clip: tuple[int, tuple[int, int, int]] | None = None
+
+    def on_test_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Remember the shape of a clip."""
+        _, frames, channels, height, width = batch["video"].shape
+        self._clip = (frames, (channels, height, width))
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure and log, where the task has a network and a rule."""
+        network, rule = getattr(pl_module, "network", None), getattr(pl_module, "rule", None)
+        if self._clip is None or network is None or rule is None:
+            return
+        frames, frame_shape = self._clip
+        with torch.random.fork_rng():
+            value = tick_ms(network, rule, frame_shape, frames)
+        pl_module.log("latency/tick_ms", value)
