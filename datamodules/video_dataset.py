@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.background import BACKGROUNDS, subtract
-from datamodules.clips import clip_length, clip_rng, span, train_start, view_starts
+from datamodules.clips import clip_rng, span, train_start, view_starts
 from datamodules.decoding import DECODERS, FITS, decode
 from datamodules.loader import Key
 from datamodules.transforms import apply_choice, centre_choice, grey, random_choice, to_float
@@ -124,11 +124,6 @@ class EvalClips(Dataset):
         frames = self.store.frames(video.path, start, span(o.frames, o.stride))
         choice = centre_choice(*frames.shape[-2:], size=o.size)
         return _item(video, number, start, apply_choice(frames[:: o.stride], choice, o.size), o.frames)
-
-
-def too_short(video: Video, options: ClipOptions, min_frames: int) -> bool:
-    """Return whether a video's clips have fewer than `min_frames` frames."""
-    return clip_length(video.frames, options.frames, options.stride) < min_frames
 
 
 def _item(video: Video, number: int, start: int, frames_TCHW: Tensor, frames: int) -> dict[str, Any]:

@@ -1,20 +1,18 @@
 """VideoFolder: any video files, one folder per class."""
 
 import hashlib
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from datamodules.faults import fault, refuse, skip
 from datamodules.index import IndexRow, find_videos, load_index
 from datamodules.loader import eval_loader, train_loader
 from datamodules.splits import Split, groups_of, split_by_csv, split_by_group, split_by_seed
-from datamodules.video_dataset import ClipOptions, EvalClips, FrameStore, TrainClips, Video, too_short
+from datamodules.video_dataset import ClipOptions, EvalClips, FrameStore, TrainClips, Video
 
-log = logging.getLogger(__name__)
-_LISTED = 20
 _STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
 
 
@@ -134,23 +132,23 @@ class VideoFolder(LightningDataModule):
         rows = load_index(self.root, jobs=self.jobs)
         for split in _STAGES.get(stage or "", ("train", "val", "test")):
             videos, faults = self._sorted_out([rows[path] for path in self.split[split]])
-            _skip(faults, len(videos)) if split == "train" else _refuse(faults, split)
+            if split == "train":
+                skip(faults, kept=len(videos))
+            else:
+                refuse(faults, split)
             self.videos[split] = videos
             self._keep(videos)
 
     def _sorted_out(self, rows: Sequence[IndexRow]) -> tuple[list[Video], list[str]]:
         """Return the videos that can be used, and a line for each that cannot."""
-        good, faults = [], []
-        for row in rows:
-            video = Video(self.root / row.path, row.path, self._label(row.path), row.frames)
-            if row.problem:
-                faults.append(f"broken: {row.path}: {row.problem}")
-            elif too_short(video, self.clip_options, self.min_frames):
-                faults.append(f"short: {row.path}: {row.frames} frames at stride {self.clip_options.stride}, "
-                              f"needed {self.min_frames}")  # fmt: skip
-            else:
-                good.append(video)
-        return good, faults
+        o = self.clip_options
+        said = [fault(row, frames=o.frames, stride=o.stride, min_frames=self.min_frames) for row in rows]
+        good = [
+            Video(self.root / row.path, row.path, self._label(row.path), row.frames)
+            for row, problem in zip(rows, said, strict=True)
+            if not problem
+        ]
+        return good, [problem for problem in said if problem]
 
     def _keep(self, videos: Sequence[Video]) -> None:
         # Worker processes then share what the parent decoded instead of decoding it once each.
@@ -201,28 +199,3 @@ def _split_name(group_pattern: str | None, split_csv: str | None) -> str:
     if group_pattern and split_csv:
         raise ValueError(f"group_pattern {group_pattern!r} and split_csv {split_csv!r}: give one of them")
     return "leave-one-group-out" if group_pattern else Path(split_csv).stem if split_csv else "random"
-
-
-def _skip(faults: Sequence[str], kept: int) -> None:
-    broken = sum(fault.startswith("broken") for fault in faults)
-    if not kept:
-        raise ValueError("no video left to train on:\n" + _listed(faults))
-    if faults:
-        log.warning(
-            "training skips %d of %d videos: %d broken, %d short\n%s",
-            len(faults), len(faults) + kept, broken, len(faults) - broken, _listed(faults),
-        )  # fmt: skip
-
-
-def _refuse(faults: Sequence[str], split: str) -> None:
-    if faults:
-        raise ValueError(
-            f"{len(faults)} videos of the {split} split cannot be used; a score without them would be of other data:\n"
-            f"{_listed(faults)}\nMend or remove them (skip-sideways data verify --root DIR), or take a network of "
-            "fewer units or a smaller --data.stride where they are short."
-        )
-
-
-def _listed(faults: Sequence[str]) -> str:
-    more = [f"  and {len(faults) - _LISTED} more"] if len(faults) > _LISTED else []
-    return "\n".join([f"  {fault}" for fault in faults[:_LISTED]] + more)
