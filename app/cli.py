@@ -24,7 +24,7 @@ OTHER_COMMANDS = {
 }
 COMMANDS = {**TRAINER_COMMANDS, **OTHER_COMMANDS}
 DEBUG_VARIABLE = "SKIP_SIDEWAYS_DEBUG"
-FAILED, STOPPED = 2, 130
+FAILED, INTERRUPTED, TERMINATED = 2, 130, 143
 
 
 def help_text() -> str:
@@ -60,7 +60,7 @@ def command(name: str) -> Callable[[list[str]], int]:
 def main(argv: list[str] | None = None) -> int:
     """Run `skip-sideways` with `argv` (default: the command line) and return the exit status.
 
-    0 for success, 2 for an error that the user can mend, 130 where the run was interrupted.
+    0 for success, 2 for an error that the user can mend, 130 and 143 where Ctrl-C and SIGTERM ended the run.
     """
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
@@ -71,7 +71,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return command(argv[0])(argv[1:])
     except KeyboardInterrupt:
-        return STOPPED
+        return INTERRUPTED
+    except SystemExit as stop:
+        if type(stop).__name__ == "SIGTERMException":  # Lightning's; it would exit with 0
+            return TERMINATED
+        raise
     except (ValueError, OSError, MemoryError) as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise

@@ -1,9 +1,6 @@
 """Train and test one configuration from Python: what `compare` and notebooks call."""
 
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -24,9 +21,10 @@ def run_experiment(
     """
     import jsonargparse
 
+    from app.noise import without_noise
     from app.trainer_cli import SkipSidewaysCLI
 
-    with _volume(quiet):
+    with without_noise(quiet):
         try:
             cli = SkipSidewaysCLI(
                 tags=tags, parent_run_id=parent_run_id, experiment_name=experiment_name, run=False,
@@ -49,18 +47,3 @@ def _prepared(config: Mapping[str, Any], quiet: bool) -> dict[str, Any]:
     if quiet:
         trainer |= {"enable_progress_bar": False, "enable_model_summary": False}
     return {**config, "trainer": trainer}
-
-
-@contextmanager
-def _volume(quiet: bool) -> Iterator[None]:
-    """Silence Lightning's remarks while quiet, and put its logger back afterwards."""
-    lightning = logging.getLogger("lightning.pytorch")
-    level = lightning.level
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        try:
-            if quiet:
-                lightning.setLevel(logging.ERROR)
-            yield
-        finally:
-            lightning.setLevel(level)

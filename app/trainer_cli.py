@@ -12,6 +12,8 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer  # n
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI  # noqa: E402
 
 from app.checkpoints import RunCheckpoint  # noqa: E402
+from app.noise import without_noise  # noqa: E402
+from app.one_video import one_video_loader  # noqa: E402
 from app.run import Run, RunConfig  # noqa: E402
 
 DEFAULT_MODEL = "ActionRecognition"
@@ -82,6 +84,9 @@ class SkipSidewaysCLI(LightningCLI):
             parser.add_argument(
                 "--output", type=str, default="predictions.csv", help="the table that predictions are written to"
             )
+            parser.add_argument(
+                "--video", type=str | None, default=None, help="predict this one file, not the data set's clips"
+            )
             parser.add_argument("--top_k", type=int, default=5, help="classes listed for each clip")
         parser.set_defaults({"model": {"class_path": model_path()}})
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
@@ -119,6 +124,9 @@ class SkipSidewaysCLI(LightningCLI):
         kwargs["ckpt_path"] = self.tracked.ckpt_path
         if subcommand == "predict":
             kwargs["return_predictions"] = False
+            if video := self._get(self.config, "video"):
+                data = kwargs.pop("datamodule")
+                kwargs["dataloaders"] = one_video_loader(data, Path(video), data.min_frames)
         return kwargs
 
     def plain_config(self) -> dict[str, Any]:
@@ -167,7 +175,8 @@ def with_saved_config(argv: list[str]) -> list[str]:
 
 def run_subcommand(name: str, argv: list[str]) -> int:
     """Run one of Lightning's subcommands with its options and return the exit status."""
-    cli = SkipSidewaysCLI(name, args=[name, *with_saved_config(argv)])
+    with without_noise():
+        cli = SkipSidewaysCLI(name, args=[name, *with_saved_config(argv)])
     if name == "fit" and not cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
         print(cli.tracked.next_step())
     return 0

@@ -1,0 +1,68 @@
+"""The table that `predict` writes: one row for each clip, with the most probable classes."""
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from app.trainer_cli import SkipSidewaysCLI
+
+
+class PredictionTable(Callback):
+    """Writes predictions to a CSV file while they are made, so that none are kept in memory.
+
+    Columns: clip_id, label (empty where it is not known), then class_1, probability_1 ... class_k, probability_k.
+    """
+
+    def __init__(self, path: Path, class_names: list[str], top_k: int) -> None:
+        if top_k < 1:
+            raise ValueError(f"--top_k is {top_k}; expected at least 1.")
+        self.path, self.class_names, self.top_k = path, class_names, min(top_k, len(class_names))
+        self.rows = 0
+
+    @classmethod
+    def from_cli(cls, cli: "SkipSidewaysCLI") -> "PredictionTable":
+        """Return the table that `--output` and `--top_k` ask for."""
+        names = list(cli.datamodule.class_names)
+        return cls(Path(cli._get(cli.config, "output")), names, int(cli._get(cli.config, "top_k")))
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the head of the table, so that a path that can't be written fails before the work."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        head = [f"{name}_{i}" for i in range(1, self.top_k + 1) for name in ("class", "probability")]
+        self._write([["clip_id", "label", *head]], "w")
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Append a batch's rows. `outputs`: clip_id, label (B,) with -1 for unknown, scores (B, K)."""
+        clips = zip(outputs["clip_id"], outputs["label"].tolist(), outputs["scores"], strict=True)
+        rows = [[clip, self._name(label), *self._best(scores_K)] for clip, label, scores_K in clips]
+        self._write(rows, "a")
+        self.rows += len(rows)
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say where the table is."""
+        print(f"{self.rows} predictions written to {self.path}")
+
+    def _name(self, label: int) -> str:
+        return self.class_names[label] if label >= 0 else ""
+
+    def _best(self, scores_K: Tensor) -> list[str]:
+        values, classes = scores_K.topk(self.top_k)
+        pairs = zip(classes.tolist(), values.tolist(), strict=True)
+        return [cell for index, value in pairs for cell in (self.class_names[index], f"{value:.6f}")]
+
+    def _write(self, rows: list[list[str]], mode: str) -> None:
+        with self.path.open(mode, newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(rows)
