@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import Trainer
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 Key = tuple[int, int]
 
@@ -58,7 +58,9 @@ class ResumableLoader(DataLoader):
 
     sampler: EpochSampler
 
-    def __init__(self, dataset: Dataset, *, sampler: EpochSampler, **options: Any) -> None:
+    def __init__(self, dataset: Dataset, *, sampler: Sampler, **options: Any) -> None:
+        if not isinstance(sampler, EpochSampler):  # overfit_batches: Lightning puts a sequential one in its place
+            sampler = EpochSampler(len(dataset), seed=0, shuffle=False)  # type: ignore[arg-type]
         # An own generator: starting an iterator must not draw from the global one, which the checkpoint restores.
         options.setdefault("generator", torch.Generator().manual_seed(sampler.seed))
         super().__init__(dataset, sampler=sampler, **options)

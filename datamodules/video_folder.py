@@ -1,6 +1,7 @@
 """VideoFolder: any video files, one folder per class."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from datamodules.splits import Split, groups_of, split_by_csv, split_by_group, s
 from datamodules.video_dataset import ClipOptions, EvalClips, FrameStore, TrainClips, Video
 
 _STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
+
+
+log = logging.getLogger(__name__)
 
 
 class VideoFolder(LightningDataModule):
@@ -138,6 +142,8 @@ class VideoFolder(LightningDataModule):
                 refuse(faults, split)
             self.videos[split] = videos
             self._keep(videos)
+        if self.videos.get("val") == []:
+            log.info("no validation: no video is held out of training for it; --data.val_group next holds a group out")
 
     def _sorted_out(self, rows: Sequence[IndexRow]) -> tuple[list[Video], list[str]]:
         """Return the videos that can be used, and a line for each that cannot."""

@@ -166,3 +166,46 @@ def test_lightning_resumes_exactly(tmp_path, limits, stop_at):
     resumed = fit(tmp_path / "part", Recorder(), make(), ckpt_path=checkpoint, **limits)
     assert stopped.seen + resumed.seen == whole.seen
     assert torch.equal(resumed.weight, whole.weight)
+
+
+class Echo(Recorder):
+    """Gives back what it is asked to predict."""
+
+    def predict_step(self, batch, batch_idx):
+        return batch.tolist()
+
+    def validation_step(self, batch, batch_idx):
+        raise AssertionError("there is nothing to validate on")
+
+
+def quiet_trainer(tmp_path, **options):
+    return lightning.Trainer(
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        **options,
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+def test_lightning_predicts_every_item_once(tmp_path):
+    loader = eval_loader(Keys(), 23, batch_size=4, num_workers=0, trainer=None)
+    batches = quiet_trainer(tmp_path).predict(Echo(), loader)
+    assert [tuple(key) for batch in batches for key in batch] == [(0, index) for index in range(23)]
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*overfit.*")
+def test_lightning_overfits_the_batches_it_was_told_to(tmp_path):
+    module = Recorder()
+    quiet_trainer(tmp_path, overfit_batches=2, max_epochs=2).fit(module, make())
+    assert module.seen == [[(0, 4 * batch + item) for item in range(4)] for batch in (0, 1, 0, 1)]
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:Total length of `list`.*")
+def test_lightning_trains_without_validation_loaders(tmp_path):
+    module = Echo()
+    quiet_trainer(tmp_path, max_epochs=1).fit(module, make(), val_dataloaders=[])
+    assert len(module.seen) == 5
