@@ -59,7 +59,7 @@ def draw_comparison(uri: str, runs: pd.DataFrame) -> None:
 def draw_table(selection: Selection, table: pd.DataFrame, palette: Palette) -> None:
     """Draw the comparison table, what its lines share, and which runs it leaves out."""
     shared = tables.constant_settings(table)
-    st.caption(" · ".join(f"{key} **{value}**" for key, value in shared.items() if value))
+    st.caption(" · ".join(f"{key} **{value}**" for key, value in shared.items()))
     table = table.reset_index(drop=True)
     st.dataframe(
         display.styled(table, palette, selection.control),
@@ -68,8 +68,9 @@ def draw_table(selection: Selection, table: pd.DataFrame, palette: Palette) -> N
         key="comparison_table",
     )
     st.caption(
-        "Mean ± standard deviation over all runs of a row (folds × seeds). "
-        f"Δ: difference to **{selection.control}**, paired by fold and seed; in brackets the number of pairs."
+        "Mean ± standard deviation over folds, seeds averaged within each fold (over seeds where there is one fold). "
+        f"Δ: difference to **{selection.control}** over the folds and seeds that both have, with its 95 % interval "
+        "(from three folds, or three seeds of one fold)."
     )
     remarks = tables.remarks(selection.with_control, selection.control)
     if remarks:
@@ -78,9 +79,9 @@ def draw_table(selection: Selection, table: pd.DataFrame, palette: Palette) -> N
 
 def _column(column: str) -> Any:
     title, explanation = display.header(column)
-    named = column in ("swatch", "line")  # stays in view where long names make the table scroll
-    kind = st.column_config.TextColumn if named or column in tables.LINE else st.column_config.NumberColumn
-    return kind(title, help=explanation, width=display.WIDTHS_PX.get(column), pinned=named)
+    text = column in ("swatch", "line", *tables.LINE)
+    kind = st.column_config.TextColumn if text else st.column_config.NumberColumn
+    return kind(title, help=explanation, width=display.WIDTHS_PX.get(column))
 
 
 def draw_curves(uri: str, runs: pd.DataFrame, palette: Palette) -> None:
@@ -101,6 +102,7 @@ def draw_curves(uri: str, runs: pd.DataFrame, palette: Palette) -> None:
         st.info(f"No run here has logged `{metric}`{'' if axis == 'step' else ' and `frames_seen`'} yet.")
         return
     st.altair_chart(charts.learning_curves(shown, palette, metric, axis), key="curves")
+    st.caption("Mean and one standard deviation over the runs of a row that finished or still run.")
     diverged = sum(curves.not_finite(each) for each in histories.values())
     if diverged:
         st.warning(f"{diverged} runs logged values that are not finite; these points are left out.")
@@ -114,12 +116,15 @@ def draw_cost(table: pd.DataFrame, palette: Palette) -> None:
         st.info(f"No finished run here has both a test accuracy and `{cost}`.")
         return
     st.altair_chart(charts.score_against_cost(table, palette, tables.SCORE, cost), key="cost_chart")
+    st.caption("Means and standard deviations of the table.")
 
 
 def draw_runs(runs: pd.DataFrame) -> None:
     """Draw the list of single runs, open where one of them did not finish."""
     columns = ["status", "line", "fold", "seed", tables.SCORE, "started", "ended", "git_sha", "run_id"]
     listed = runs.sort_values(["status", "line", "fold", "seed"])[columns]
+    # pyarrow reads times with a zone in a way that pandas deprecates; the headers name the zone.
+    listed = listed.assign(**{name: listed[name].dt.tz_localize(None) for name in ("started", "ended")})
     with st.expander(f"All runs ({len(runs)})", expanded=bool((runs["status"] != "FINISHED").any())):
         st.dataframe(listed, hide_index=True, column_config=_RUN_COLUMNS, key="runs_table", placeholder="–")
 
@@ -130,8 +135,8 @@ _RUN_COLUMNS: dict[str, Any] = {
     "fold": "Fold",
     "seed": "Seed",
     tables.SCORE: st.column_config.NumberColumn("Top-1", format="%.3f"),
-    "started": st.column_config.DatetimeColumn("Started (UTC)", format="YYYY-MM-DD HH:mm:ss", timezone="UTC"),
-    "ended": st.column_config.DatetimeColumn("Ended (UTC)", format="YYYY-MM-DD HH:mm:ss", timezone="UTC"),
+    "started": st.column_config.DatetimeColumn("Started (UTC)", format="YYYY-MM-DD HH:mm:ss"),
+    "ended": st.column_config.DatetimeColumn("Ended (UTC)", format="YYYY-MM-DD HH:mm:ss"),
     "git_sha": "Commit",
     "run_id": "Run",
 }

@@ -20,10 +20,10 @@ HEADERS = {
     "runs": ("Runs", "Finished runs with a test score: the newest of each fold and seed"),
     "folds": ("Folds", "Different folds among them"),
     "seeds": ("Seeds", "Different seeds among them"),
-    SCORE: ("Top-1", "Test accuracy, fraction of clips"),
+    SCORE: ("Top-1", "Test accuracy, fraction of videos"),
     "difference": (
         "Δ Top-1",
-        "Difference to the control, paired by fold and seed: mean ± std (pairs)",
+        "Difference to the control, paired by fold and seed [95 % bootstrap interval]",
     ),
     "latency/tick_ms": ("Tick (ms)", "Inference latency per frame, batch 1"),
     "latency/step_p50_ms": ("Step (ms)", "Training step, median"),
@@ -43,12 +43,12 @@ def with_spread(mean: float, std: float, decimals: int) -> str:
     return f"{mean:,.{decimals}f}" + ("" if math.isnan(std) else f" ± {std:,.{decimals}f}")
 
 
-def difference_text(mean: float, std: float, pairs: int) -> str:
-    """Return `−0.022 ± 0.031 (27)`, signed, with the number of pairs; a dash without any."""
-    if not pairs:
+def difference_text(difference: float, low: float, high: float) -> str:
+    """Return `−0.022 [−0.050, +0.010]`, signed; without the interval where it is NaN, a dash without a difference."""
+    if math.isnan(difference):
         return _MISSING
-    spread = "" if math.isnan(std) else f" ± {std:.3f}"
-    return f"{mean:+.3f}".replace("-", "−") + f"{spread} ({pairs})"
+    interval = "" if math.isnan(low) else f" [{low:+.3f}, {high:+.3f}]"
+    return f"{difference:+.3f}{interval}".replace("-", "−")
 
 
 def decimals_for(means: pd.Series) -> int:
@@ -80,7 +80,7 @@ def styled(table: pd.DataFrame, palette: Palette, control: str | None) -> Styler
         for index, line in table.iterrows():
             styler = _cell(styler, index, column, with_spread(line[column], line[f"{column} std"], decimals))
     for index, line in table.iterrows():
-        own = difference_text(line["difference"], line["difference std"], int(line["pairs"]))
+        own = difference_text(line["difference"], line["low"], line["high"])
         styler = _cell(styler, index, "difference", "control" if line["line"] == control else own)
     return styler.apply(lambda _: [f"color: {palette.colour(line)}" for line in table["line"]], subset=["swatch"])
 

@@ -78,4 +78,4 @@ def choose(label: str, options: dict[str, str], key: str) -> str:
 
 
 def _names(column: pd.Series) -> list[str]:
-    return list(dict.fromkeys(column.fillna("unknown")))
+    return list(dict.fromkeys(column))

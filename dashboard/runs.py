@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ METRICS = (
     "memory/saved_tensors_mib",
     "memory/peak_mib",
 )
-COLUMNS = ("run_id", "name", "status", "started", "ended", *TAGS, *METRICS)
+COLUMNS = ("run_id", "name", "status", "started", "ended", "control", *TAGS, *METRICS)
 _PAGE = 1000  # runs a request; MLflow's server refuses more than 50,000
 
 
@@ -98,10 +99,9 @@ def check_sqlite(path: Path) -> None:
     if not path.is_file() or path.stat().st_size == 0:
         raise StoreMissing(f"There is no tracking database at {path}.")
     try:
-        with sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True) as connection:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
             # MLflow inserts its default experiment last, so one row means that the tables are complete.
             found = connection.execute("SELECT 1 FROM experiments LIMIT 1").fetchone()
-        connection.close()
     except sqlite3.OperationalError as error:
         raise StoreMissing(f"{path} holds no MLflow tables yet ({error}).") from error
     except sqlite3.DatabaseError as error:
@@ -113,16 +113,23 @@ def check_sqlite(path: Path) -> None:
 def read_runs(client: MlflowClient, uri: str) -> pd.DataFrame:
     """Return one line for each training run of every experiment, whatever its status; columns are COLUMNS.
 
-    `fold` and `seed` are nullable integers, times are UTC, metrics float with NaN where a run has none.
+    `fold` and `seed` are nullable integers, times are UTC, metrics float with NaN where a run has none; `control` is
+    the row that the run's comparison names as its control. An empty tag reads as None.
     """
     with _translated(uri):
         experiments = [experiment.experiment_id for experiment in _experiments(client)]
-        records = [_record(run) for run in _runs(client, experiments)]
-    table = pd.DataFrame.from_records(records, columns=list(COLUMNS))
+        controls = {run.info.run_id: run.data.tags.get("control") for run in _runs(client, experiments, "comparison")}
+        records = [_record(run, controls) for run in _runs(client, experiments, "run")]
+    return as_table(records)
+
+
+def as_table(records: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return records (a dict a run; times in ms since 1970) as the table that `read_runs` promises."""
+    table = pd.DataFrame.from_records(records, columns=list(COLUMNS)).astype(object)
     for column in ("fold", "seed"):
         table[column] = pd.to_numeric(table[column], errors="coerce").astype("Int64")
     for column in ("started", "ended"):
-        table[column] = pd.to_datetime(table[column], unit="ms", utc=True)
+        table[column] = pd.to_datetime(table[column].astype("Int64"), unit="ms", utc=True)
     return table.astype(dict.fromkeys(METRICS, "float64"))
 
 
@@ -148,19 +155,20 @@ def _experiments(client: MlflowClient) -> Iterator[Any]:
             return
 
 
-def _runs(client: MlflowClient, experiments: list[str]) -> Iterator[Run]:
+def _runs(client: MlflowClient, experiments: list[str], kind: str) -> Iterator[Run]:
     token = None
     while True:
-        page = client.search_runs(experiments, "tags.kind = 'run'", max_results=_PAGE, page_token=token)
+        page = client.search_runs(experiments, f"tags.kind = '{kind}'", max_results=_PAGE, page_token=token)
         yield from page
         token = page.token
         if not token:
             return
 
 
-def _record(run: Run) -> dict[str, Any]:
+def _record(run: Run, controls: dict[str, str | None]) -> dict[str, Any]:
     given = {**run.data.params, **run.data.tags}
-    record: dict[str, Any] = {name: given.get(name) for name in TAGS}
+    record: dict[str, Any] = {name: given.get(name) or None for name in TAGS}
+    record["control"] = controls.get(given.get("mlflow.parentRunId", ""))
     record["row"] = record["row"] or " ".join(filter(None, (record["rule"], record["wiring"]))) or run.info.run_name
     record.update({name: run.data.metrics.get(name) for name in METRICS})
     info = run.info

@@ -1,14 +1,18 @@
 """The comparison table: which runs count, mean and spread, paired difference to a control. No Streamlit, no MLflow.
 
 A *line* of the table is one setting (LINE: row, rule, wiring, network and what else changes the arithmetic); its runs
-are the cells fold x seed. Mean and standard deviation (n-1) are over all runs of the line, with the numbers of folds
-and seeds beside them, so that one fold never passes for all. Differences are paired: same split, data, fold and seed.
+are the cells fold x seed. Mean, spread and the difference's interval are those of `compare` (app.comparison.statistics:
+seeds averaged within a fold, then folds), so that the page and results.md agree. The numbers of folds and seeds stand
+beside them, so that one fold never passes for all. Differences are paired: same split, data, fold and seed.
 """
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
+from app.comparison import statistics
 from dashboard.runs import METRICS
 
 LINE = ["row", "rule", "wiring", "network", "split", "update", "stash", "executor", "device"]
@@ -25,11 +29,15 @@ def in_scope(runs: pd.DataFrame, dataset: str, comparison: str) -> pd.DataFrame:
 
 
 def label_lines(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return `runs` with a column `line`: the row's name, and only where that is not unique, what tells it apart."""
+    """Return `runs` with a column `line`: the row's name, and only where that is not unique, what tells it apart.
+
+    A setting that a run does not name reads as "".
+    """
     keys = runs[LINE].fillna("").astype(str)
     settings = keys.drop_duplicates()
     labels = {tuple(setting): _label(setting, settings) for _, setting in settings.iterrows()}
-    return runs.assign(line=[labels[tuple(key)] for key in keys.itertuples(index=False)])
+    line = [labels[tuple(key)] for key in keys.itertuples(index=False)]
+    return runs.assign(**{key: keys[key] for key in LINE}, line=line)
 
 
 def _label(setting: pd.Series, settings: pd.DataFrame) -> str:
@@ -49,31 +57,29 @@ def newest(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def default_control(runs: pd.DataFrame) -> str | None:
-    """Return the line of exact backprop (shifted, else frame, else plain), else the first line; None without runs.
+    """Return the line to compare with: the comparison's own control, else exact backprop, else the first line.
 
-    A row called frozen trains by backprop but only its last unit, so it is a control of its own and not this one.
+    Exact is shifted backprop, else frame, else plain. A row called frozen trains by backprop but only its last unit:
+    a control of its own, not this one. None without runs.
     """
+    named = runs.loc[runs["row"] == runs["control"], "line"]
     trained = runs[~runs["row"].astype(str).str.contains("frozen", case=False)]
-    for rule in _CONTROL_RULES:
-        lines = sorted(trained.loc[trained["rule"] == rule, "line"])
-        if lines:
-            return lines[0]
-    return min(runs["line"], default=None)
+    exact = [trained.loc[trained["rule"] == rule, "line"] for rule in _CONTROL_RULES]
+    return next((min(lines) for lines in [named, *exact, runs["line"]] if len(lines)), None)
 
 
 def comparison_table(runs: pd.DataFrame, control: str | None) -> pd.DataFrame:
     """Return one line a setting, best score first.
 
-    Columns: `line`, LINE, counts `runs`, `folds`, `seeds`, `unfinished` (failed, killed, running or without a test
-    score), and for each metric M `M` (mean) and `M std` (NaN below two runs); `difference`, `difference std`, `pairs`
-    of SCORE to `control`. A setting of which no run finished has NaN.
+    Columns: `line`, LINE, counts `runs`, `folds`, `seeds`; for each metric M `M` (mean) and `M std` (NaN for a single
+    run); and of SCORE to `control` the `difference`, its 95 % interval `low`, `high` (NaN below three folds, or seeds
+    of one fold) and the number of `pairs`. A setting of which no run finished has NaN.
     """
     counted = newest(tested(runs))
     records = [
         {
             **group[LINE].iloc[0].to_dict(),
             "line": line,
-            "unfinished": len(group) - len(tested(group)),
             **_statistics(counted[counted["line"] == line]),
             **paired_difference(counted, line, control),
         }
@@ -85,39 +91,52 @@ def comparison_table(runs: pd.DataFrame, control: str | None) -> pd.DataFrame:
 
 def _columns() -> list[str]:
     metrics = [name for metric in METRICS for name in (metric, f"{metric} std")]
-    counts = ["runs", "folds", "seeds", "unfinished"]
-    return ["line", *LINE, *counts, *metrics, "difference", "difference std", "pairs"]
+    return ["line", *LINE, "runs", "folds", "seeds", *metrics, "difference", "low", "high", "pairs"]
 
 
 def _statistics(runs: pd.DataFrame) -> dict[str, float]:
-    statistics: dict[str, float] = {"runs": len(runs), "folds": runs["fold"].nunique(), "seeds": runs["seed"].nunique()}
+    found: dict[str, float] = {"runs": len(runs), "folds": runs["fold"].nunique(), "seeds": runs["seed"].nunique()}
     for metric in METRICS:
-        statistics[metric] = runs[metric].mean()
-        statistics[f"{metric} std"] = runs[metric].std(ddof=1)
-    return statistics
+        values = _values(runs, runs[metric])
+        summary = statistics.mean_std(values) if values else None
+        found[metric] = summary.mean if summary else math.nan
+        found[f"{metric} std"] = _number(summary.std if summary else None)
+    return found
 
 
 def paired_difference(counted: pd.DataFrame, line: str, control: str | None) -> dict[str, float]:
-    """Return mean, standard deviation (n-1) and number of the differences line - control of SCORE.
+    """Return `difference` (line - control in SCORE), its 95 % interval `low`, `high`, and the number of `pairs`.
 
-    A pair is the same split, data hash, fold and seed; without any pair both numbers are NaN.
+    A pair is the same split, data hash, fold and seed; without any pair the numbers are NaN.
     """
     pair = [*CELL, "data_hash"]
     ours, theirs = (counted.loc[counted["line"] == name, [*pair, SCORE]] for name in (line, control))
     both = ours.merge(theirs, on=pair, suffixes=("", "_control"))
-    difference = both[SCORE] - both[f"{SCORE}_control"]
-    return {"difference": difference.mean(), "difference std": difference.std(ddof=1), "pairs": len(difference)}
+    values = _values(both, both[SCORE] - both[f"{SCORE}_control"])
+    if not values:
+        return {"difference": math.nan, "low": math.nan, "high": math.nan, "pairs": 0}
+    found = statistics.mean_interval(values)
+    return {"difference": found.estimate, "low": _number(found.low), "high": _number(found.high), "pairs": len(values)}
+
+
+def _values(runs: pd.DataFrame, numbers: pd.Series) -> dict[tuple[int, int], float]:
+    cells = runs[["fold", "seed"]].fillna(0).astype(int).assign(value=numbers).dropna()
+    return {(int(fold), int(seed)): float(value) for fold, seed, value in cells.itertuples(index=False)}
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def constant_settings(table: pd.DataFrame) -> dict[str, str]:
     """Return the settings that all lines share (name: value): said once above the table, not in a column."""
-    shared = {key: table[key].dropna().unique() for key in LINE[1:]}
-    return {key: str(values[0]) for key, values in shared.items() if len(values) == 1 and table[key].notna().all()}
+    shared = {key: table[key].unique() for key in LINE[1:]}
+    return {key: str(values[0]) for key, values in shared.items() if len(values) == 1 and values[0]}
 
 
 def varying_settings(table: pd.DataFrame) -> list[str]:
     """Return the settings of LINE, without the row's name, that differ between lines."""
-    return [key for key in LINE[1:] if table[key].fillna("").nunique() > 1]
+    return [key for key in LINE[1:] if table[key].nunique() > 1]
 
 
 def remarks(runs: pd.DataFrame, control: str | None) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import warnings
 
 import pytest
@@ -33,3 +34,11 @@ def demo_db(_stores, tmp_path):
 def bare_db(_stores, tmp_path):
     """Return a database with MLflow's tables and no run."""
     return shutil.copy(_stores / "bare.db", tmp_path / "mlflow.db")
+
+
+@pytest.fixture
+def free_port():
+    """Return a port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

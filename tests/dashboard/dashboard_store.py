@@ -21,7 +21,7 @@ SETTINGS = {  # row: rule, wiring, tick latency in ms
 }
 
 
-def write_run(client: MlflowClient, experiment: str, row: str, fold: int, seed: int, **changes) -> str:
+def write_run(client: MlflowClient, experiment: str, row: str, fold: int, seed: int, /, **changes) -> str:
     """Write one run; `changes` overrides tags, or `top1` and `status`. Returns its id."""
     top1 = changes.pop("top1", TOP1.get(row, {}).get((fold, seed)))
     status = changes.pop("status", "FINISHED")
@@ -86,7 +86,9 @@ def _results(top1: float, tick_ms: float) -> list[Metric]:
 def fill_demo(client: MlflowClient) -> None:
     """Write the parent and the runs of TOP1, one of which failed: sideways on fold 1."""
     experiment = client.create_experiment("demo", artifact_location="mlartifacts")
-    parent = client.create_run(experiment, tags={"kind": "comparison", "comparison": "demo"})
+    parent = client.create_run(
+        experiment, tags={"kind": "comparison", "comparison": "demo", "control": "skip-sideways"}
+    )
     client.set_terminated(parent.info.run_id)
     child = {"mlflow.parentRunId": parent.info.run_id}
     for row, cells in TOP1.items():

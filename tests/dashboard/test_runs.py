@@ -71,7 +71,7 @@ def test_history_is_by_step_and_keeps_the_later_of_two(demo_db):
 
 def test_a_missing_database_is_reported_and_not_created(tmp_path):
     path = tmp_path / "none.db"
-    with pytest.raises(StoreMissing, match="none.db"):
+    with pytest.raises(StoreMissing, match=r"none\.db"):
         open_store(uri_of(path))
     assert list(tmp_path.iterdir()) == []
 
@@ -93,7 +93,7 @@ def test_a_file_that_is_no_database_is_reported(tmp_path):
 
 def test_an_absent_server_is_reported_within_seconds(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(StoreUnreachable, match="127.0.0.1:9"):
+    with pytest.raises(StoreUnreachable, match=r"127\.0\.0\.1:9"):
         open_store("http://127.0.0.1:9")
 
 

@@ -1,0 +1,88 @@
+"""What a person sees: the real server, a real headless Chromium, the rows and the charts on the page."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+from dashboard_store import TOP1, uri_of
+from test_command import COMMAND, wait_for
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-sync"]
+GRID = "[data-testid=stDataFrame]"
+CHART = "[data-testid=stVegaLiteChart]"
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH: apt-get install chromium"),
+]
+
+
+@pytest.fixture
+def server(demo_db, free_port, tmp_path):
+    """Return the address of `skip-sideways dashboard` over the demo's store; it is ended by its own handle."""
+    arguments = ["--port", str(free_port), "--no-browser", "--tracking-uri", uri_of(demo_db)]
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        wait_for(f"http://127.0.0.1:{free_port}/_stcore/health", process)
+        yield f"http://127.0.0.1:{free_port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def page():
+    """Return a page 1280 px wide in the system's Chromium, which ends with the test."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        try:
+            yield browser.new_page(viewport={"width": 1280, "height": 1400})
+        finally:
+            browser.close()
+
+
+def test_a_person_sees_the_rows_and_charts_of_the_demo(server, page):
+    asked = set()
+    page.on("request", lambda request: asked.add(request.url))
+    page.goto(server)
+    page.wait_for_selector(f"{CHART} :is(canvas, svg)", timeout=60_000)
+    page.wait_for_function(f"document.querySelectorAll('{CHART} :is(canvas, svg)').length >= 2", timeout=30_000)
+    page.wait_for_selector(f"{GRID} canvas table td", state="attached")
+    grid = page.locator(f"{GRID} canvas table").first.inner_text()
+    for row in TOP1:
+        assert row in grid
+    assert "0.910 ± 0.042" in grid  # exact: fold means 0.88 and 0.94
+    assert page.locator("text=1 of 12 runs failed").is_visible()
+    assert page.locator("[data-testid=stException]").count() == 0
+    assert has_ink(page)
+    assert {url for url in asked if not re.match(rf"(data:|blob:|{server})", url)} == set()
+
+
+def test_a_choice_becomes_a_link_that_opens_the_same_page(server, page):
+    page.goto(server)
+    page.wait_for_selector(f"{CHART} :is(canvas, svg)", timeout=60_000)
+    page.get_by_label("Control", exact=False).first.click()
+    page.get_by_role("option", name="frozen").click()
+    page.wait_for_url("**control=frozen**", timeout=20_000)
+    link = page.url
+    page.goto("about:blank")
+    page.goto(link)
+    page.wait_for_selector("text=difference to frozen", timeout=60_000)
+
+
+def has_ink(page):
+    """Return whether each chart's canvas has pixels of more than two colours (an empty one has one)."""
+    return page.evaluate(
+        """() => [...document.querySelectorAll('[data-testid=stVegaLiteChart] canvas')].every(canvas => {
+            const bytes = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+            return new Set(new Uint32Array(bytes.buffer)).size > 2;
+        })"""
+    )
