@@ -14,7 +14,7 @@ from app.comparison.formats import (
     numbers,
     plain_table,
 )
-from app.comparison.overrides import expand, flatten
+from app.comparison.overrides import flatten
 from app.comparison.spec import Comparison, Row
 from app.comparison.statistics import mean_std
 from app.comparison.summary import Claim, Records, RowSummary, claims, current, row_values, summarise
@@ -204,7 +204,7 @@ def _unit_number(name: str) -> tuple[int, str]:
 
 def _settings_table(comparison: Comparison) -> str:
     def words(row: Row) -> str:
-        pairs = flatten(expand(row.overrides))
+        pairs = flatten(row.overrides)
         return ", ".join(f"{key.rsplit('init_args.', 1)[-1]} {value}" for key, value in pairs) or "the experiment's own"
 
     lines = [[row.name, words(row)] for row in comparison.rows]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from app.comparison.bounds import Bound, read_bounds
-from app.comparison.overrides import apply_overrides, check_experiment, nearest
+from app.comparison.overrides import apply_overrides, check_experiment, expand, nearest
 from app.comparison.trials import check_tune
 from app.comparison.yaml_file import read_yaml
 
@@ -99,6 +99,7 @@ def read_comparison(content: Mapping[str, Any], folder: Path = Path()) -> Compar
     values = dict(content)
     values["rows"] = tuple(_read_row(row, index) for index, row in enumerate(_list(content["rows"], "rows")))
     values["experiment"] = _read_experiment(content["experiment"], folder)
+    values["overrides"] = expand(content.get("overrides") or {})
     values["bounds"] = read_bounds(_list(content.get("bounds", []), "bounds"))
     values["seed_keys"] = tuple(_list(content.get("seed_keys", list(Comparison.seed_keys)), "seed_keys"))
     for key in ("folds", "seeds", "tuning_folds", "tuning_seeds"):
@@ -129,9 +130,10 @@ def _read_row(row: Any, index: int) -> Row:
     for key in ("folds", "seeds"):
         if row.get(key) is not None:
             values[key] = _integers(row[key], f"row {row['name']!r}: {key}")
-    values["overrides"] = row.get("overrides") or {}
-    if not isinstance(values["overrides"], Mapping):
-        raise ValueError(f"row {row['name']!r}: overrides must map keys to values, got {values['overrides']!r}")
+    overrides = row.get("overrides") or {}
+    if not isinstance(overrides, Mapping):
+        raise ValueError(f"row {row['name']!r}: overrides must map keys to values, got {overrides!r}")
+    values["overrides"] = expand(overrides)
     return Row(**values)
 
 

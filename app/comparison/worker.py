@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 Runner = Callable[..., dict[str, Any]]
+ERROR_LENGTH = 400
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,10 @@ def run_task(task: Task, runner: Runner) -> Outcome:
 
 
 def _one_line(exception: BaseException) -> str:
-    text = str(exception).strip().splitlines()
-    return f"{type(exception).__name__}: {text[0]}" if text else type(exception).__name__
+    """Type and message on one line, cut where it gets long: the log has the rest."""
+    text = " ".join(str(exception).split())
+    text = text if len(text) <= ERROR_LENGTH else f"{text[:ERROR_LENGTH]} ..."
+    return f"{type(exception).__name__}: {text}" if text else type(exception).__name__
 
 
 def _cpu_seconds() -> float:

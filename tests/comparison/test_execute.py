@@ -68,7 +68,7 @@ def test_a_failed_cell_stops_no_other_and_is_run_again(content, settings):
     store = execute(comparison, cells, settings, scores)
     bad = failed(store, cells)
     assert [record["row"] for record in bad] == ["sideways", "sideways"]
-    assert bad[0]["error"] == "RuntimeError: the loss is nan"
+    assert bad[0]["error"] == "RuntimeError: the loss is nan second line"
     assert len([record for record in store.records.values() if record["status"] == "ok"]) == 6
     assert "second line" in (settings.output / "logs/results-sideways-fold0-seed0.log").read_text()
     assert "sideways, fold 1, seed 0: RuntimeError: the loss is nan" in (settings.output / "results.md").read_text()

@@ -1,0 +1,136 @@
+"""The command as a person types it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from app.compare import build_parser, main
+from app.comparison.overrides import get
+from app.comparison.spec import load_comparison
+
+CONFIGS = Path(__file__).resolve().parents[2] / "app/configs/comparisons"
+TINY = {
+    "name": "tiny",
+    "intent": "End to end in seconds",
+    "experiment": {
+        "trainer": {"max_steps": 2, "accelerator": "cpu", "log_every_n_steps": 1, "limit_val_batches": 0},
+        "model": {
+            "class_path": "ActionRecognition",
+            "init_args": {"network": "small_cnn", "wiring": "dense", "depth": 3, "width": 0.25},
+        },
+        "data": {
+            "class_path": "MovingDigits",
+            "init_args": {"frames": 8, "size": 32, "batch_size": 4, "train_clips": 8, "val_clips": 4, "test_clips": 8},
+        },
+    },
+    "control": "exact",
+    "rows": [
+        {"name": "sideways", "overrides": {"model.init_args.rule": "sideways"}},
+        {"name": "exact", "overrides": {"model.init_args.rule": "backprop_shifted"}},
+    ],
+}
+
+
+@pytest.fixture
+def tiny(tmp_cwd):
+    path = tmp_cwd / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_comparison_we_ship_is_valid_and_named_as_its_file(path):
+    comparison = load_comparison(path)
+    assert comparison.name == path.stem
+    assert path.read_text().startswith("# ")
+    for row in comparison.rows:
+        assert get(row.overrides, "model.init_args.rule"), row.name
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_table_has_the_rows_that_make_it_honest(path):
+    comparison = load_comparison(path)
+    assert {"frozen", "sideways", "skip_sideways", "backprop_shifted", "backprop_frame"} <= set(comparison.row_names)
+    assert (comparison.frozen, comparison.exact) == ("frozen", "backprop_shifted")
+
+
+def test_options_are_these():
+    options = {option for action in build_parser()._actions for option in action.option_strings}
+    assert options == {
+        *("-h", "--help", "--config", "--rows", "--folds", "--seeds", "--output", "--jobs", "--limit-hours"),
+        *("--tune", "--rerun-changed", "--dry-run"),
+    }
+
+
+def test_help_is_fast_and_shows_an_example(repository):
+    code = "import sys; from app.compare import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "heavy = {'torch', 'lightning', 'mlflow', 'numpy', 'yaml'} & set(sys.modules); print('heavy', heavy)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
+    assert "example: skip-sideways compare --config app/configs/comparisons/demo.yaml" in " ".join(done.stdout.split())
+    assert "heavy set()" in done.stdout
+
+
+def test_dry_run_changes_nothing(tiny, capsys):
+    assert main(["--config", str(tiny), "--dry-run", "--seeds", "0", "1"]) == 0
+    output = capsys.readouterr()
+    assert output.out.count("to run ") == 4
+    assert "4 cells, 0 done, 4 to run" in output.err
+    assert [path.name for path in tiny.parent.iterdir()] == ["tiny.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "none.yaml"], "no such file"),
+        (["--config", "tiny.yaml", "--rows", "exat"], "did you mean 'exact'"),
+        (["--config", "tiny.yaml", "--folds", "1"], "has no folds"),
+        (["--config", "tiny.yaml", "--jobs", "0"], "--jobs 0: expected at least 1"),
+        (["--config", "tiny.yaml", "--tune"], "has no tune grid"),
+    ],
+)
+def test_refusals_have_exit_code_2(tiny, capsys, arguments, message):
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_from_yaml_to_table_with_real_training(tiny, mlflow_store, capfd):
+    from app.tracking import new_client
+
+    environment = os.environ | {"MLFLOW_TRACKING_URI": mlflow_store}
+    command = [sys.executable, "-c", "import sys; from app.compare import main; sys.exit(main(sys.argv[1:]))"]
+    script = [*command, "--config", "tiny.yaml", "--jobs", "2"]
+    done = subprocess.run(script, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("Next: skip-sideways dashboard")
+    content = json.loads(Path("runs/comparisons/tiny/results.json").read_text())
+    assert [row["row"] for row in content["rows"]] == ["exact", "sideways"]
+    client = new_client(mlflow_store)
+    for row in content["rows"]:
+        assert {"test/top1", "test/loss", "memory/saved_tensors_mib", "latency/tick_ms"} <= set(row["metrics"])
+        run = client.get_run(row["run_id"])
+        assert run.data.tags["mlflow.parentRunId"] == content["header"]["parent_run_id"]
+        assert (run.data.tags["row"], run.data.tags["comparison"]) == (row["row"], "tiny")
+        assert run.data.tags["kind"] == "run"
+        assert run.data.metrics["test/top1"] == pytest.approx(row["metrics"]["test/top1"])
+    again = subprocess.run(script, env=environment, capture_output=True, text=True)
+    assert again.returncode == 0
+    assert "2 cells, 2 done, 0 to run" in again.stderr
+    assert again.stdout.splitlines()[-2:] == done.stdout.splitlines()[-2:]
+
+
+@pytest.mark.slow
+def test_a_wrong_setting_fails_its_cells_with_the_reason(tiny, mlflow_store, capfd):
+    content = yaml.safe_load(tiny.read_text())
+    content["rows"][0]["overrides"]["model.init_args.rul"] = "sideways"
+    tiny.write_text(yaml.safe_dump(content))
+    assert main(["--config", "tiny.yaml", "--jobs", "1"]) == 1
+    output = capfd.readouterr()
+    assert "failed: sideways, fold 0, seed 0: ValueError" in output.err
+    assert "rul" in output.err.split("failed: sideways")[1]
+    assert "repeats only the failed cells" in output.out
