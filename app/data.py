@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datamodules.index import IndexRow
 
+_DEFAULT_TABLE = "ROOT/.skip-sideways-index.csv, or in ./.skip-sideways/ where ROOT is write-protected"
+
 
 def main(argv: list[str]) -> int:
     """Run `data index` or `data verify` and return the exit status."""
@@ -30,11 +32,10 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="decode every video again and compare with the table")
     for command in (index, verify):
         command.add_argument("--root", type=Path, required=True, help="folder with video files, at any depth")
-        command.add_argument("--output", type=Path, help="the table; default: in the folder, or where that is")
+        command.add_argument("--output", type=Path, help=f"the table; default: {_DEFAULT_TABLE}")
         command.add_argument("--jobs", type=int, default=0, help="threads; default: one a core")
         command.add_argument("--min-frames", type=int, default=2, help="list shorter videos (2D-1 for D units)")
         command.add_argument("--no-progress", action="store_true", help="no progress bar")
-    index.epilog = "Default place: ROOT/.skip-sideways-index.csv, or ./.skip-sideways/ where ROOT is write-protected."
     return parser
 
 

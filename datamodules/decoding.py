@@ -147,13 +147,17 @@ def _seconds(frames: int, fps: float) -> float:
     return round(frames / fps, 3) if fps else 0.0
 
 
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)  # without the path, which stands before it
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """Open a file and yield its first video stream, decoding on one thread: the loader has its own processes."""
     try:
         container = av.open(str(path), metadata_errors="ignore")
     except (OSError, av.FFmpegError) as error:
-        raise DecodingError(f"{path}: cannot be opened as a video: {error}") from error
+        raise DecodingError(f"{path}: cannot be opened as a video: {_reason(error)}") from error
     with container:
         if not container.streams.video:
             raise DecodingError(f"{path}: holds no video stream")
@@ -169,7 +173,7 @@ def _frames(path: Path, stream: Any) -> Iterator[Any]:
             yield frame
             number += 1
     except (OSError, ValueError, av.FFmpegError) as error:
-        raise DecodingError(f"{path}: broken after {number} frames: {error}") from error
+        raise DecodingError(f"{path}: broken after {number} frames: {_reason(error)}") from error
 
 
 def _rgb(reformatter: Any, frame: Any, height: int, width: int) -> np.ndarray:

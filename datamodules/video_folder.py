@@ -143,7 +143,9 @@ class VideoFolder(LightningDataModule):
             self.videos[split] = videos
             self._keep(videos)
         if self.videos.get("val") == []:
-            log.info("no validation: no video is held out of training for it; --data.val_group next holds a group out")
+            log.info(
+                "no video is held out of training for validation; val_group (Weizmann: val_person) `next` does that"
+            )
 
     def _sorted_out(self, rows: Sequence[IndexRow]) -> tuple[list[Video], list[str]]:
         """Return the videos that can be used, and a line for each that cannot."""
