@@ -1,0 +1,26 @@
+"""Every row of every comparison we ship makes a model and takes its data's arguments."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+from app.comparison.grid import build_grid
+from app.comparison.spec import load_comparison
+
+CONFIGS = Path(__file__).resolve().parents[2] / "app/configs/comparisons"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_rows_make_models_and_clips_are_long_enough(path):
+    import datamodules
+    from lightning_modules.action_recognition import ActionRecognition
+
+    comparison = load_comparison(path)
+    for name in comparison.row_names:
+        config = build_grid(comparison, rows=[name])[0].config
+        data = config["data"]
+        arguments = inspect.signature(getattr(datamodules, data["class_path"])).parameters
+        assert set(data["init_args"]) <= set(arguments), name
+        model = ActionRecognition(num_classes=4, in_channels=1, **config["model"]["init_args"])
+        assert model.min_frames <= data["init_args"]["frames"], name
