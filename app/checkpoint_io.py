@@ -70,7 +70,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     ValueError: there is no such file, it is damaged, or it was not written by skip-sideways.
     """
     if not path.is_file():
-        raise ValueError(f"--ckpt_path {path}: there is no such file.{_nearby(path)}")
+        raise missing(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -80,6 +80,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or CARD not in content or "state_dict" not in content:
         raise ValueError(f"--ckpt_path {path} was not written by skip-sideways.{_expected(path)}")
     return content
+
+
+def missing(path: Path) -> ValueError:
+    """Return the error for a checkpoint file that does not exist."""
+    return ValueError(f"--ckpt_path {path}: there is no such file.{_nearby(path)}")
 
 
 def _expected(path: Path) -> str:

@@ -79,12 +79,22 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, MemoryError) as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
-        return fail(str(error) or type(error).__name__)
+        return fail(user_message(error))
     except Exception as error:
         # Lightning's own misuse error can't be named here without importing Lightning.
         if os.environ.get(DEBUG_VARIABLE) or type(error).__name__ != "MisconfigurationException":
             raise
         return fail(str(error))
+
+
+def user_message(error: BaseException) -> str:
+    """Return an error's text, without what the option parser wraps around a class's own error."""
+    text = str(error) or type(error).__name__
+    if "Union subtypes" in text:
+        from app.parser import plain_message
+
+        return plain_message(text)
+    return text
 
 
 def fail(message: str) -> int:

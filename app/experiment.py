@@ -19,19 +19,17 @@ def run_experiment(
     Returns {"run_id": MLflow's id, None without a logger, "metrics": every metric's last value by name}.
     ValueError: the configuration makes no sense.
     """
-    import jsonargparse
-
     from app.noise import without_noise
     from app.trainer_cli import SkipSidewaysCLI
 
     with without_noise(quiet):
-        try:
-            cli = SkipSidewaysCLI(
-                tags=tags, parent_run_id=parent_run_id, experiment_name=experiment_name, run=False,
-                args=_prepared(config, quiet),
-            )  # fmt: skip
-        except jsonargparse.ArgumentError as error:
-            raise ValueError(f"The configuration is not one that `skip-sideways fit` takes: {error}") from error
+        cli = SkipSidewaysCLI(
+            tags=tags,
+            parent_run_id=parent_run_id,
+            experiment_name=experiment_name,
+            run=False,
+            args=_prepared(config, quiet),
+        )
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
         if not cli.trainer.interrupted:
             cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=not quiet)

@@ -102,6 +102,7 @@ class Run:
     def trainer_arguments(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
         """Return the trainer's arguments with our logger, checkpoint writer and callbacks beside the user's."""
         arguments = dict(chosen)
+        _refuse_automatic(arguments)
         if arguments.get("logger") in (None, True):
             arguments["logger"] = self.logger = self._make_logger()
         if arguments.get("max_epochs") is None and arguments.get("max_time") is None:
@@ -194,6 +195,17 @@ class Outcome(Callback):
             else:
                 logger.outcome = "FAILED"
                 logger.try_tag("error", f"{type(exception).__name__}: {exception}"[:500])
+
+
+def _refuse_automatic(chosen: Mapping[str, Any]) -> None:
+    """Raise ValueError for the Trainer's own clipping and accumulation, which know nothing of training rules."""
+    if chosen.get("gradient_clip_val"):
+        value = chosen["gradient_clip_val"]
+        raise ValueError(
+            f"--trainer.gradient_clip_val {value} has no meaning here; add --model.clip_norm {value} instead."
+        )
+    if (every := chosen.get("accumulate_grad_batches", 1)) != 1:
+        raise ValueError(f"--trainer.accumulate_grad_batches {every}: add --model.accumulate {every} instead.")
 
 
 def _measures() -> list[Callback]:

@@ -11,12 +11,13 @@ ensure_torchvision()
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer  # noqa: E402
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI  # noqa: E402
 
+from app.checkpoint_io import missing  # noqa: E402
 from app.checkpoints import RunCheckpoint  # noqa: E402
 from app.noise import without_noise  # noqa: E402
 from app.one_video import one_video_loader  # noqa: E402
+from app.parser import PlainParser  # noqa: E402
 from app.run import Run, RunConfig  # noqa: E402
 
-DEFAULT_MODEL = "ActionRecognition"
 TRAINER_DEFAULTS: dict[str, Any] = {
     "default_root_dir": "runs",
     "use_distributed_sampler": False,  # our samplers know their replica; another would break resuming
@@ -60,7 +61,9 @@ class SkipSidewaysCLI(LightningCLI):
             save_config_kwargs={"save_to_log_dir": False},
             trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=0,
-            parser_kwargs={"prog": "skip-sideways", "exit_on_error": run},
+            parser_class=PlainParser,
+            # Part of an option's name would be taken for the whole, today and no longer when a second one shares it.
+            parser_kwargs={"prog": "skip-sideways", "allow_abbrev": False},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # it would put objects into the checkpoint
             args=args,
@@ -160,17 +163,28 @@ def shortest_clip(model: LightningModule) -> int:
 
 
 def with_saved_config(argv: list[str]) -> list[str]:
-    """Return `argv` preceded by the configuration saved beside its checkpoint, where it names no configuration."""
+    """Return `argv` preceded by the configuration saved beside its checkpoint, where it names no configuration.
+
+    ValueError: it names a checkpoint file that does not exist.
+    """
     given = {argument.split("=", 1)[0] for argument in argv}
-    if given & {"-c", "--config", "--model", "--data"}:
+    path = given_value(argv, "--ckpt_path")
+    if path is None or path in ("last", "best") or given & {"-c", "--config", "--model", "--data"}:
         return argv
+    if not Path(path).is_file():
+        raise missing(Path(path))
+    saved = Path(path).parent / "config.yaml"
+    return ["--config", str(saved), *argv] if saved.is_file() else argv
+
+
+def given_value(argv: list[str], option: str) -> str | None:
+    """Return the value of `option`, given as `--option value` or `--option=value`; None where it is absent."""
     for i, argument in enumerate(argv):
-        path = argument.split("=", 1)[1] if argument.startswith("--ckpt_path=") else None
-        if argument == "--ckpt_path" and i + 1 < len(argv):
-            path = argv[i + 1]
-        if path and (saved := Path(path).parent / "config.yaml").is_file() and Path(path).suffix:
-            return ["--config", str(saved), *argv]
-    return argv
+        if argument.startswith(f"{option}="):
+            return argument.split("=", 1)[1]
+        if argument == option and i + 1 < len(argv):
+            return argv[i + 1]
+    return None
 
 
 def run_subcommand(name: str, argv: list[str]) -> int:

@@ -1,0 +1,68 @@
+"""The option parser of the trainer's commands: an option that is not understood gives one sentence, not a screenful."""
+
+import difflib
+import re
+from typing import NoReturn
+
+from jsonargparse._typehints import get_all_subclass_paths
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import LightningArgumentParser
+
+# jsonargparse tries `data` as a data module and as None and reports both; only the first was meant.
+_UNION = re.compile(r"Errors:\s*- (?P<cause>.*?)\s*- Expected a <class 'NoneType'>", re.DOTALL)
+
+
+def plain_message(message: str) -> str:
+    """Return the part of a parser's message that the user can act on, in one line.
+
+    >>> plain_message("Subtypes: [A, None] Errors: - there is no such folder - Expected a <class 'NoneType'> Given: 3")
+    'there is no such folder'
+    """
+    found = _UNION.search(message)
+    text = found["cause"] if found else message
+    return " ".join(text.split())
+
+
+class PlainParser(LightningArgumentParser):
+    """LightningArgumentParser that raises ValueError where its parents print the usage and exit."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise ValueError with what was wrong and what to type."""
+        if isinstance(ex, _ExplainedError):  # by the subcommand's parser
+            raise ex
+        if "the following arguments are required" in message and "data" in message:
+            raise _ExplainedError(
+                "no data was given: add --data MovingDigits (generated), Weizmann or VideoFolder, or --config FILE."
+            ) from ex
+        raise _ExplainedError(f"{plain_message(message)}{self._advice(message)}") from ex
+
+    def _advice(self, message: str) -> str:
+        """Return a sentence with what was probably meant."""
+        if found := re.search(r"unrecognized arguments: (--[^ =]+)", message, re.IGNORECASE):
+            known = [option for action in self._actions for option in action.option_strings]
+            return _did_you_mean(found[1], known)
+        if found := re.search(r"Option '(\w+)' is not accepted", message):  # said by the parser of a class
+            return _did_you_mean(found[1], [action.dest for action in self._actions if action.dest != "help"])
+        if found := re.search(r"dot import path string: (\w+)", message):
+            return f". There is no class of that name{_did_you_mean(found[1], _class_names())}"
+        return ""
+
+
+class _ExplainedError(ValueError):
+    """An error that already says what to type."""
+
+
+def _class_names() -> list[str]:
+    return sorted(
+        path.rsplit(".", 1)[-1]
+        for base in (LightningModule, LightningDataModule)
+        for path in get_all_subclass_paths(base)
+        if not path.startswith("lightning.")
+    )
+
+
+def _did_you_mean(given: str, known: list[str]) -> str:
+    near = sorted((name for name in known if name.startswith(given)), key=len) or difflib.get_close_matches(
+        given, known, n=1
+    )
+    return f". Did you mean {near[0]}?" if near else f". Expected one of {', '.join(known)}" if len(known) < 40 else ""
