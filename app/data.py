@@ -60,14 +60,14 @@ def _index(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from datamodules.index import default_index_path, read_index
+    from datamodules.index import existing_index, read_index
 
-    table = arguments.output or default_index_path(arguments.root)
-    known = {row.path: row for row in read_index(table)} if table.exists() else None
     rows = _rows(arguments)
+    table = arguments.output or existing_index(arguments.root)
+    known = {row.path: row for row in read_index(table)} if table else None
     faults = _faults(rows, arguments.min_frames)
     if known is None:
-        print(f"no table at {table}: only the files are checked. Make one: skip-sideways data index --root ...")
+        print(f"no table yet, only the files are checked. Make one: skip-sideways data index --root {arguments.root}")
     else:
         faults += _differences(known, {row.path: row for row in rows})
     _report(rows, faults)

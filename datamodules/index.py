@@ -64,12 +64,16 @@ def build_index(
 
 
 def default_index_path(root: Path) -> Path:
-    """Return where the index of `root` stands; see the top of this file."""
-    inside = root / INDEX_NAME
-    if inside.exists() or _may_write(root):
-        return inside
+    """Return where the index of `root` is written; see the top of this file."""
+    if _may_write(root):
+        return root / INDEX_NAME
     name = f"{root.name}-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]}.csv"
     return Path(".skip-sideways") / name
+
+
+def existing_index(root: Path) -> Path | None:
+    """Return the index to read: where it would be written, else one that came with a write-protected folder."""
+    return next((path for path in (default_index_path(root), root / INDEX_NAME) if path.exists()), None)
 
 
 def _may_write(folder: Path) -> bool:
@@ -110,11 +114,11 @@ def _parsed(row: dict[str, str]) -> IndexRow:
 
 def load_index(root: Path, *, jobs: int = 0, progress: bool = True) -> dict[str, IndexRow]:
     """Return the rows by path: from the table where path and bytes agree, decoded and added to it where they don't."""
-    output = default_index_path(root)
-    known = {row.path: row for row in read_index(output)} if output.exists() else {}
+    table = existing_index(root)
+    known = {row.path: row for row in read_index(table)} if table else {}
     sizes = {path: (root / path).stat().st_size for path in find_videos(root)}
     stale = [path for path, size in sizes.items() if path not in known or known[path].bytes != size]
     if stale:
         known.update({row.path: row for row in build_index(root, stale, jobs=jobs, progress=progress)})
-        write_index([known[path] for path in sizes], output)
+        write_index([known[path] for path in sizes], default_index_path(root))
     return {path: known[path] for path in sizes}

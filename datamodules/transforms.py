@@ -37,8 +37,9 @@ def apply_choice(video_TCHW: Tensor, choice: Choice, size: int) -> Tensor:
 
 def to_float(video_TCHW: Tensor, frames: int) -> Tensor:
     """Return uint8 frames as float32 in [0, 1], zeros beyond them up to `frames`."""
-    out = torch.zeros(frames, *video_TCHW.shape[1:])
-    torch.div(video_TCHW, 255, out=out[: len(video_TCHW)])
+    out = torch.empty(frames, *video_TCHW.shape[1:])
+    out[: len(video_TCHW)].copy_(video_TCHW).div_(255)
+    out[len(video_TCHW) :] = 0
     return out
 
 

@@ -13,6 +13,7 @@ from datamodules.index import (
     INDEX_NAME,
     build_index,
     default_index_path,
+    existing_index,
     find_videos,
     load_index,
     read_index,
@@ -65,6 +66,22 @@ def test_index_stands_in_the_folder_unless_that_is_write_protected(video_folder,
         video_folder.chmod(0o755)
 
 
+def test_a_table_that_came_with_write_protected_data_is_read_and_left_alone(video_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    load_index(video_folder, progress=False)
+    came = (video_folder / INDEX_NAME).read_bytes()
+    write_video(video_folder / "left" / "new_left.avi", frames=5)
+    video_folder.chmod(0o555)
+    try:
+        assert existing_index(video_folder) == video_folder / INDEX_NAME
+        rows = load_index(video_folder, progress=False)
+        assert rows["left/new_left.avi"].frames == 5
+        assert (video_folder / INDEX_NAME).read_bytes() == came
+        assert existing_index(video_folder) == default_index_path(video_folder) != video_folder / INDEX_NAME
+    finally:
+        video_folder.chmod(0o755)
+
+
 def test_only_new_and_changed_files_are_decoded_again(video_folder, monkeypatch):
     load_index(video_folder, progress=False)
     asked = []
@@ -101,7 +118,7 @@ def test_index_command_writes_the_table_and_lists_faults(faulty, tmp_path, capsy
 
 def test_verify_passes_a_whole_folder_and_fails_a_faulty_one(video_folder, capsys):
     assert main(["verify", "--root", str(video_folder), "--no-progress"]) == 0
-    assert "no table at" in capsys.readouterr().out
+    assert "no table yet" in capsys.readouterr().out
     main(["index", "--root", str(video_folder), "--no-progress"])
     assert main(["verify", "--root", str(video_folder), "--no-progress"]) == 0
     assert main(["verify", "--root", str(video_folder), "--no-progress", "--min-frames", "16"]) == 1
