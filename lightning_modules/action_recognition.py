@@ -52,6 +52,7 @@ class ActionRecognition(LightningModule):
         reach: largest span of a skip in wiring dense.
         pool: the head's pool over space, avg or max.
         activation: relu, silu, softplus or tanh.
+        gradient_edges: all, or newest: gradients go back only along each unit's newest message.
         rule: backprop_frame, backprop_shifted, sideways, or backprop for whole-clip networks.
         executor: vectorised (a clip at once) or pipelined (tick by tick).
         update: clip (weights fixed inside a clip) or frame (a step at every tick).
@@ -84,6 +85,7 @@ class ActionRecognition(LightningModule):
         reach: int | None = None,
         pool: str = "avg",
         activation: str = "relu",
+        gradient_edges: str = "all",
         rule: str = "sideways",
         executor: str = "vectorised",
         update: str = "clip",
@@ -115,6 +117,7 @@ class ActionRecognition(LightningModule):
             reach=reach,
             pool=pool,
             activation=activation,
+            gradient_edges=gradient_edges,  # type: ignore[arg-type]
         )
         check_combination(self.network, self.rule, executor)
         _check_training(train_units, update, accumulate)
@@ -134,7 +137,9 @@ class ActionRecognition(LightningModule):
     @property
     def min_frames(self) -> int:
         """Fewest frames from which every unit gets a gradient: 2D - 1; 1 for networks that do not pipeline."""
-        return shortest_clip(self.network.depth) if self.rule.forward_shift else 1
+        if isinstance(self.network, ClipNetwork) or not self.rule.forward_shift:
+            return 1
+        return shortest_clip(self.network.wiring)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return one optimizer with a group per unit, and its schedule over the planned updates."""

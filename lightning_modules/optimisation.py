@@ -46,7 +46,8 @@ def parameter_groups(
     for unit in range(1, network.depth + 1):
         trainable = [p for p in network.unit_parameters(unit).values() if p.requires_grad]
         if trainable:
-            factor = lag_factor(scaling, strength, lag(network.depth, unit))
+            frames = 0 if isinstance(network, ClipNetwork) else lag(network.wiring, unit)
+            factor = lag_factor(scaling, strength, frames)
             groups.append({"params": trainable, "lr": lr * factor, "name": f"unit_{unit}"})
     return groups
 

@@ -62,9 +62,11 @@ def _scaled(
     network: UnitNetwork | ClipNetwork, rule: Rule, summed: dict[str, Tensor], lengths_B: Tensor, start: int
 ) -> dict[str, Tensor]:
     """Turn sums into means over each unit's valid pairs, and leave out units that have none."""
+    if isinstance(network, ClipNetwork):
+        return {name: gradient / len(lengths_B) for name, gradient in summed.items()}
     scaled: dict[str, Tensor] = {}
     for unit in range(1, network.depth + 1):
-        count = gradient_count(rule, network.depth, unit, lengths_B, start=start)
+        count = gradient_count(rule, network.wiring, unit, lengths_B, start=start)
         names = [name for name in network.unit_parameters(unit) if name in summed]
         scaled.update({name: summed[name] / count for name in names if count})
     return scaled

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_modules.execution.schedule import first_gradient_tick
+from lightning_modules.networks.wiring import Wiring
 from lightning_modules.rules.rule import Rule
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -46,10 +47,8 @@ def valid_outputs(rule: Rule, depth: int, frames: int, lengths_B: Tensor, *, sta
     return ticks_N[None, :] <= lengths_B[:, None] + start
 
 
-def gradient_count(rule: Rule, depth: int, unit: int, lengths_B: Tensor, *, start: int = 0) -> int:
+def gradient_count(rule: Rule, wiring: Wiring, unit: int, lengths_B: Tensor, *, start: int = 0) -> int:
     """Return how many (clip, tick) pairs a unit's gradient is the mean of; 0 where it gets none."""
-    if rule.whole_clip:
-        return len(lengths_B)
-    first = first_gradient_tick(depth, unit) if rule.forwards_gradients else first_loss_tick(rule, depth)
+    first = first_gradient_tick(wiring, unit) if rule.forwards_gradients else first_loss_tick(rule, wiring.depth)
     before = max(first - 1, start)
     return int((lengths_B + start - before).clamp_min(0).sum())

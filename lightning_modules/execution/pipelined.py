@@ -75,12 +75,13 @@ class _Vjp:
 
 def _leaves(network: UnitNetwork, unit: int, messages: list[Tensor]) -> list[Tensor]:
     sources = network.wiring.sources_of(unit)
-    return [m.detach().requires_grad_(j != INPUT) for j, m in zip(sources, messages, strict=True)]
+    carries = network.wiring.carries_gradient
+    return [m.detach().requires_grad_(carries(j, unit)) for j, m in zip(sources, messages, strict=True)]
 
 
 def _vjp(network: UnitNetwork, unit: int, leaves: list[Tensor], output: Tensor, grad_output: Tensor) -> _Vjp:
     parameters = {name: p for name, p in network.unit_parameters(unit).items() if p.requires_grad}
-    inputs = {j: leaf for j, leaf in zip(network.wiring.sources_of(unit), leaves, strict=True) if j != INPUT}
+    inputs = {j: leaf for j, leaf in zip(network.wiring.sources_of(unit), leaves, strict=True) if leaf.requires_grad}
     wanted = [*parameters.values(), *inputs.values()]
     if not wanted:
         return _Vjp({}, {})
@@ -173,7 +174,7 @@ class Pipeline:
             return self._tick_stashed(unit, messages, grad_output)
         if messages is None:
             return None, None
-        complete = self.state.tick >= first_gradient_tick(self.network.depth, unit)
+        complete = self.state.tick >= first_gradient_tick(self.network.wiring, unit)
         if grad_output is None or not complete:
             with torch.no_grad():
                 return self.network.unit(unit)(messages), None
@@ -190,7 +191,7 @@ class Pipeline:
             stash[self.state.tick] = messages
             with torch.no_grad():
                 activation = self.network.unit(unit)(messages)
-        past = stash.pop(self.state.tick - lag(self.network.depth, unit), None)
+        past = stash.pop(self.state.tick - lag(self.network.wiring, unit), None)
         if past is None or grad_output is None:
             return activation, None
         leaves = _leaves(self.network, unit, past)
@@ -201,7 +202,7 @@ class Pipeline:
 
     def _send(self, unit: int, messages: Mapping[int, Tensor]) -> None:
         for source, message in messages.items():
-            wait = message_wait(unit - source) if self.rule.stash == "exact" else 0
+            wait = message_wait(self.network.wiring, unit, source) if self.rule.stash == "exact" else 0
             waiting, at = self.state.gradients[source], self.state.tick + 1 + wait
             waiting[at] = waiting[at] + message if at in waiting else message
 
@@ -227,7 +228,7 @@ def run_pipelined(
     start, frames, depth = pipeline.state.tick, video_BTCHW.shape[1], network.depth
     summed: dict[str, Tensor] = {}
     losses, outputs = [], []
-    drained = lag(depth, 1) if rule.stash == "exact" and rule.drain else 0
+    drained = max(lag(network.wiring, i) for i in range(1, depth + 1)) if rule.stash == "exact" and rule.drain else 0
     for tick in range(start + 1, start + frames + drained + 1):
         frame = tick - start
         weight_B = (lengths_B >= frame).to(video_BTCHW.dtype)

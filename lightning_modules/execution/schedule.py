@@ -15,7 +15,8 @@ Ticks and frames count from 1; at tick t the frame x^t arrives. D = 4 units on a
 so unit i forwards frame t - i + 1 from tick i on, and has its first gradient at tick 2D - i, about frame
 t - 2D + i + 1. On a wiring with skips the chain still sets these ticks; a skip of span s brings a frame s - 1 newer,
 and a gradient that is early, so that gradients below tick 2D - i lack the longer paths and are not used (methods.md
-sections 2 and 3 [D]).
+sections 2 and 3 [D]). Where not every edge carries gradients, the longest path that does takes the chain's place: with
+h_i its hops, the first complete gradient comes at tick D + h_i and the lag is 2 h_i; on the chain h_i = D - i.
 """
 
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class Work:
     Args:
         reads: the messages that it reads; empty before its chain message is there.
         output_frame: nominal frame of its output, t - i + 1; None before tick i.
-        gradient_frame: nominal frame whose loss's gradient arrives along the chain; None before tick 2D - i.
+        gradient_frame: nominal frame whose loss's gradient arrives on the longest path; None before the first.
     """
 
     reads: tuple[Read, ...]
@@ -56,29 +57,24 @@ def first_output_tick(unit: int) -> int:
     return unit
 
 
-def first_gradient_tick(depth: int, unit: int) -> int:
-    """First tick at which a unit's gradient is complete: 2D - i."""
-    return 2 * depth - unit
+def first_gradient_tick(wiring: Wiring, unit: int) -> int:
+    """First tick at which a unit's gradient is complete: 2D - i on the chain."""
+    return wiring.depth + max(wiring.gradient_paths(unit))
 
 
-def lag(depth: int, unit: int) -> int:
-    """Age difference in frames of gradient and activation along the chain: 2(D - i)."""
-    return 2 * (depth - unit)
+def lag(wiring: Wiring, unit: int) -> int:
+    """Largest age difference in frames of gradient and activation: 2(D - i) on the chain."""
+    return 2 * max(wiring.gradient_paths(unit))
 
 
 def shortest_lag(wiring: Wiring, unit: int) -> int:
-    """Age difference in frames along the fewest hops down from the last unit: 2 x hops."""
-    hops = {wiring.depth: 0}
-    for reader in range(wiring.depth, unit, -1):
-        for source in wiring.sources_of(reader):
-            if reader in hops:
-                hops[source] = min(hops.get(source, wiring.depth), hops[reader] + 1)
-    return 2 * hops[unit]
+    """Smallest age difference in frames of gradient and activation, over the fewest hops."""
+    return 2 * min(wiring.gradient_paths(unit))
 
 
-def gradient_ticks(depth: int, unit: int, frames: int) -> int:
-    """Number of complete gradients that a unit gets from a clip: T - 2D + i + 1, at least 0."""
-    return max(0, frames - first_gradient_tick(depth, unit) + 1)
+def gradient_ticks(wiring: Wiring, unit: int, frames: int) -> int:
+    """Number of complete gradients that a unit gets from a clip: T - 2D + i + 1 on the chain, at least 0."""
+    return max(0, frames - first_gradient_tick(wiring, unit) + 1)
 
 
 def loss_ticks(depth: int, frames: int) -> int:
@@ -86,9 +82,9 @@ def loss_ticks(depth: int, frames: int) -> int:
     return max(0, frames - depth + 1)
 
 
-def shortest_clip(depth: int) -> int:
-    """Fewest frames from which every unit gets a gradient: 2D - 1."""
-    return 2 * depth - 1
+def shortest_clip(wiring: Wiring) -> int:
+    """Fewest frames from which every unit gets a gradient: 2D - 1 on the chain."""
+    return max(first_gradient_tick(wiring, unit) for unit in range(1, wiring.depth + 1))
 
 
 def nominal_frame(unit: int, tick: int) -> int:
@@ -110,9 +106,9 @@ def frames_read(wiring: Wiring, unit: int, tick: int) -> frozenset[int]:
     return frozenset(tick - length + 1 for length in wiring.path_lengths(unit))
 
 
-def message_wait(span: int) -> int:
-    """Ticks that a gradient over a skip waits for the chain's, with `stash: exact`: 2(s - 1)."""
-    return 2 * (span - 1)
+def message_wait(wiring: Wiring, reader: int, source: int) -> int:
+    """Ticks that a gradient waits at the source for the longest path's, with `stash: exact`: 2(s - 1) over a skip."""
+    return lag(wiring, source) - lag(wiring, reader) - 2
 
 
 def work(wiring: Wiring, tick: int, unit: int) -> Work:
@@ -120,7 +116,7 @@ def work(wiring: Wiring, tick: int, unit: int) -> Work:
     if tick < first_output_tick(unit):
         return Work((), None, None)
     reads = tuple(Read(j, frames_read(wiring, j, tick - 1)) for j in wiring.sources_of(unit))
-    frame = tick - first_gradient_tick(wiring.depth, unit) + 1
+    frame = tick - first_gradient_tick(wiring, unit) + 1
     return Work(reads, nominal_frame(unit, tick), frame if frame >= 1 else None)
 
 

@@ -28,9 +28,9 @@ def _gradient_mask(rule: Rule, network: UnitNetwork, unit: int, frames: int, len
     """Return the (S, B) mask of ticks whose gradient a unit uses; None where all do."""
     ticks_S1 = torch.arange(_first_tick(rule, unit), frames + 1, device=lengths_B.device)[:, None]
     if rule.forwards_gradients:
-        return (ticks_S1 >= first_gradient_tick(network.depth, unit)) & (ticks_S1 <= lengths_B)
+        return (ticks_S1 >= first_gradient_tick(network.wiring, unit)) & (ticks_S1 <= lengths_B)
     if rule.stash == "exact" and not rule.drain:
-        return ticks_S1 + lag(network.depth, unit) <= lengths_B
+        return ticks_S1 + lag(network.wiring, unit) <= lengths_B
     return None
 
 
@@ -42,7 +42,7 @@ def _unit_outputs(
     backward = -rule.forward_shift if rule.stash == "exact" else rule.backward_shift
     messages_SB = [
         edge(
-            outputs[source],
+            outputs[source] if network.wiring.carries_gradient(source, unit) else outputs[source].detach(),
             source_first=_first_tick(rule, source),
             reader_first=first,
             last=frames,

@@ -9,7 +9,7 @@ from lightning_modules.networks.resnet18 import resnet18
 from lightning_modules.networks.small_cnn import small_cnn
 from lightning_modules.networks.unit_network import Unit, UnitNetwork, UnitSpec
 from lightning_modules.networks.vgg8 import vgg8
-from lightning_modules.networks.wiring import WIRINGS, Wiring, make_wiring
+from lightning_modules.networks.wiring import WIRINGS, GradientEdges, Wiring, make_wiring
 from lightning_modules.networks.x3d import x3d
 
 FRAME_NETWORKS: dict[str, Callable[..., Sequence[UnitSpec]]] = {
@@ -44,6 +44,7 @@ def build_network(
     reach: int | None = None,
     pool: str = "avg",
     activation: str = "relu",
+    gradient_edges: GradientEdges = "all",
 ) -> UnitNetwork | ClipNetwork:
     """Return a network by name, cut into units and wired.
 
@@ -57,12 +58,13 @@ def build_network(
         reach: largest span of a skip in wiring `dense`.
         pool: the head's pool over space, `avg` or `max`.
         activation: `relu`, `silu`, `softplus` or `tanh`.
+        gradient_edges: `all`, or `newest`: only the edges of each unit's newest message carry gradients back.
 
     Raises:
         ValueError: an unknown name, or options that the network cannot take.
     """
     if name in CLIP_NETWORKS:
-        if wiring != "chain" or depth is not None or reach is not None:
+        if wiring != "chain" or depth is not None or reach is not None or gradient_edges != "all":
             raise ValueError(
                 f"network {name!r} takes whole clips and has no units to wire; leave wiring, depth, reach out"
             )
@@ -73,4 +75,4 @@ def build_network(
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"network {name!r} is unknown; expected one of {', '.join(names)}{hint}")
     specs = FRAME_NETWORKS[name](num_classes, width=width, depth=depth, pool=pool, activation=activation)
-    return UnitNetwork(specs, make_wiring(wiring, len(specs), reach=reach), in_channels)
+    return UnitNetwork(specs, make_wiring(wiring, len(specs), reach=reach, gradients=gradient_edges), in_channels)

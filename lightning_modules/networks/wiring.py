@@ -9,15 +9,25 @@ where time enters (Skip-Sideways, arXiv 2106.08318 [P]; the variants' names and 
     concat     1 <- 0   2 <- 1   3 <- 2 , 1    4 <- 3 , 2           channels side by side, span 2
     dense      1 <- 0   2 <- 1   3 <- 2 , 1    4 <- 3 , 2 , 1       every lower unit, at most `reach` units down
     input      1 <- 0   2 <- 1,0 3 <- 2 , 0    4 <- 3 , 0           the frame itself, downsampled
+
+Which edges carry gradients back is a second choice [D]. A pseudo-gradient meets an input that is two frames newer for
+each hop it came. Where a unit compares an old message with a new one, the old message's gradient then meets an input
+*newer* than what it was compared with: the order in time is turned round, and the units below learn the opposite of
+what was asked. Along the newest message's edge the order stays. `gradients: newest` sends gradients only there (and
+from the last unit, which compares nothing, to all that it reads):
+
+    concat     3 reads 2 (frame n) and 1 (frame n + 1)      all: to 2 and 1      newest: to 1 only
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Literal
+from functools import cache
+from typing import Literal, get_args
 
 Merge = Literal["sum", "concat"]
 WIRINGS = ("chain", "residual", "concat", "dense", "input")
+GradientEdges = Literal["all", "newest"]
 INPUT = 0
 
 
@@ -29,14 +39,17 @@ class Wiring:
         name: one of `WIRINGS`, or a name of your own.
         sources: `sources[i - 1]` lists what unit i reads, its chain neighbour i - 1 first; 0 is the frame.
         merge: `sum` adds the messages, `concat` puts their channels side by side.
+        gradients: `all` edges carry gradients back, or only those of each unit's `newest` message.
 
     Raises:
-        ValueError: a unit does not read its chain neighbour first, or reads a unit that is not below it.
+        ValueError: a unit does not read its chain neighbour first, or reads a unit that is not below it, or a unit
+            would get no gradient.
     """
 
     name: str
     sources: tuple[tuple[int, ...], ...]
     merge: Merge = "concat"
+    gradients: GradientEdges = "all"
 
     def __post_init__(self) -> None:
         for unit, sources in enumerate(self.sources, start=1):
@@ -44,6 +57,14 @@ class Wiring:
                 raise ValueError(f"unit {unit} reads {sources}; its chain neighbour {unit - 1} must come first")
             if len(set(sources)) != len(sources) or not all(0 <= j < unit for j in sources):
                 raise ValueError(f"unit {unit} reads {sources}; expected distinct units from 0 to {unit - 1}")
+        if self.gradients not in get_args(GradientEdges):
+            raise ValueError(f"gradient edges {self.gradients!r} are unknown; expected 'all' or 'newest'")
+        without = [unit for unit in range(1, self.depth + 1) if not self.gradient_paths(unit)]
+        if without:
+            raise ValueError(
+                f"wiring {self.name!r} with gradient edges {self.gradients!r} gives no gradient to units {without}; "
+                "use gradient edges 'all', or wiring 'residual', 'concat' or 'dense'"
+            )
 
     @property
     def depth(self) -> int:
@@ -53,6 +74,12 @@ class Wiring:
     def sources_of(self, unit: int) -> tuple[int, ...]:
         """What a unit reads (1-based), its chain neighbour first."""
         return self.sources[unit - 1]
+
+    def carries_gradient(self, source: int, unit: int) -> bool:
+        """Whether a unit sends a gradient back over an edge: never to the frame."""
+        if source == INPUT:
+            return False
+        return self.gradients == "all" or unit == self.depth or source == min(self.sources_of(unit))
 
     def edges(self) -> Iterator[tuple[int, int]]:
         """Yield every (source, unit) pair."""
@@ -66,10 +93,22 @@ class Wiring:
             return frozenset({0})
         return frozenset(n + 1 for source in self.sources_of(unit) for n in self.path_lengths(source))
 
+    def gradient_paths(self, unit: int) -> frozenset[int]:
+        """Lengths in hops of all paths that bring a unit gradients from the last unit; {0} for the last unit itself."""
+        return _gradient_paths(self, unit)
+
     @property
     def has_skips(self) -> bool:
         """Whether any unit reads more than its chain neighbour."""
         return any(len(sources) > 1 for sources in self.sources)
+
+
+@cache
+def _gradient_paths(wiring: Wiring, unit: int) -> frozenset[int]:
+    if unit == wiring.depth:
+        return frozenset({0})
+    readers = [i for j, i in wiring.edges() if j == unit and wiring.carries_gradient(unit, i)]
+    return frozenset(n + 1 for reader in readers for n in _gradient_paths(wiring, reader))
 
 
 def _sources(name: str, unit: int, reach: int | None) -> tuple[int, ...]:
@@ -84,13 +123,14 @@ def _sources(name: str, unit: int, reach: int | None) -> tuple[int, ...]:
     return chain
 
 
-def make_wiring(name: str, depth: int, *, reach: int | None = None) -> Wiring:
+def make_wiring(name: str, depth: int, *, reach: int | None = None, gradients: GradientEdges = "all") -> Wiring:
     """Return the named wiring for D = `depth` units.
 
     Args:
         name: one of `WIRINGS`.
         depth: number of units, at least 1.
         reach: `dense` only: the largest span of a skip; None means no limit.
+        gradients: `all` edges carry gradients back, or only those of each unit's `newest` message.
 
     Raises:
         ValueError: an unknown name, a depth below 1, or a reach that has no meaning.
@@ -104,4 +144,4 @@ def make_wiring(name: str, depth: int, *, reach: int | None = None) -> Wiring:
     if reach is not None and (name != "dense" or reach < 1):
         raise ValueError(f"reach={reach} with wiring {name!r}; reach is a span >= 1 and belongs to wiring 'dense' only")
     sources = tuple(_sources(name, unit, reach) for unit in range(1, depth + 1))
-    return Wiring(name, sources, "sum" if name == "residual" else "concat")
+    return Wiring(name, sources, "sum" if name == "residual" else "concat", gradients)
