@@ -73,7 +73,8 @@ def header(column: str) -> tuple[str, str]:
 
 def styled(table: pd.DataFrame, palette: Palette, control: str | None) -> Styler:
     """Return the table with a text for every cell; the values below stay numbers, so that columns sort by value."""
-    shown = table.assign(swatch="⬤")[[*shown_columns(table)]]
+    # Screen readers read the values and not the texts: no digits that mean nothing.
+    shown = table.assign(swatch="⬤")[shown_columns(table)].round(4)
     styler = shown.style
     for column in [SCORE, *(name for name in shown if name in _COSTS)]:
         decimals = 3 if column == SCORE else decimals_for(table[column])

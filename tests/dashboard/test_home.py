@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import streamlit as st
 from dashboard_store import TOP1, uri_of, write_run
+from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
 from streamlit.testing.v1 import AppTest
 
 import dashboard
@@ -38,16 +39,24 @@ def table_of(page):
     return page.dataframe[0].value.set_index("line")
 
 
+def shown_texts(page):
+    """Return every text that the comparison table shows in place of its numbers."""
+    shown = convert_arrow_bytes_to_pandas_df(page.dataframe[0].proto.arrow_data.styler.display_values)
+    return set(shown.astype(str).to_numpy().ravel())
+
+
 def widget(page, key):
     return next(each for each in [*page.selectbox, *page.multiselect] if each.key == key)
 
 
 def test_the_table_has_the_figures_of_the_store(open_page, demo_db):
-    table = table_of(open_page(uri_of(demo_db)))
+    page = open_page(uri_of(demo_db))
+    table = table_of(page)
     assert sorted(table.index) == sorted(TOP1)
     exact, frozen = table.loc["exact"], table.loc["frozen"]
     # exact: fold means 0.88 and 0.94
     assert exact["test/top1"] == pytest.approx(0.91)
+    assert "0.910 ± 0.042" in shown_texts(page)
     # frozen - skip-sideways: -0.18 and -0.13 in fold 0, -0.24 in fold 1
     assert frozen["difference"] == pytest.approx((-0.155 - 0.24) / 2)
     assert (exact["runs"], exact["folds"], exact["seeds"]) == (3, 2, 2)
