@@ -179,7 +179,7 @@ class RunConfig(SaveConfigCallback):
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Called once, on rank zero, before data is set up."""
         if self.tracked is not None:
-            self.tracked.store_setting(self.parser.dump(self.config, skip_none=False))
+            self.tracked.store_setting(self.parser.dump(self.config, skip_unset=False))
 
 
 class Outcome(Callback):

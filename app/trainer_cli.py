@@ -26,6 +26,24 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 }
 
 
+PARSER_OPTIONS: dict[str, Any] = {
+    "model_class": LightningModule,
+    "datamodule_class": LightningDataModule,
+    "subclass_mode_model": True,
+    "subclass_mode_data": True,
+    "save_config_callback": RunConfig,
+    "save_config_kwargs": {"save_to_log_dir": False},
+    "trainer_class": Trainer,
+    "trainer_defaults": TRAINER_DEFAULTS,
+    "seed_everything_default": 0,
+    "parser_class": PlainParser,
+    # Part of an option's name would be taken for the whole, today, and no longer when a second one shares it.
+    "parser_kwargs": {"prog": "skip-sideways", "allow_abbrev": False},
+    "auto_configure_optimizers": False,
+    "load_from_checkpoint_support": False,  # it would put objects into the checkpoint
+}
+
+
 class SkipSidewaysCLI(LightningCLI):
     """LightningCLI for one subcommand, so that only its options are built.
 
@@ -52,23 +70,7 @@ class SkipSidewaysCLI(LightningCLI):
         self.only = only
         self.tags, self.experiment_name, self.parent_run_id = dict(tags or {}), experiment_name, parent_run_id
         import_classes()
-        super().__init__(
-            model_class=LightningModule,
-            datamodule_class=LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=RunConfig,
-            save_config_kwargs={"save_to_log_dir": False},
-            trainer_defaults=TRAINER_DEFAULTS,
-            seed_everything_default=0,
-            parser_class=PlainParser,
-            # Part of an option's name would be taken for the whole, today and no longer when a second one shares it.
-            parser_kwargs={"prog": "skip-sideways", "allow_abbrev": False},
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,  # it would put objects into the checkpoint
-            args=args,
-            run=run,
-        )
+        super().__init__(args=args, run=run, **PARSER_OPTIONS)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Return the one subcommand that was asked for and the arguments of the Trainer's method to leave out."""
@@ -104,7 +106,7 @@ class SkipSidewaysCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Make data, model and trainer, with the run that is tracked between them."""
-        self.config_init = self.parser.instantiate_classes(self.config)
+        self.config_init = self.parser.instantiate(self.config)
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "model")
         self.datamodule.min_frames = shortest_clip(self.model)
@@ -136,7 +138,7 @@ class SkipSidewaysCLI(LightningCLI):
         """Return the whole configuration as plain values, without the values that links fill in."""
         import yaml
 
-        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        config = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
         return config[self.subcommand] if self.subcommand else config
 
 

@@ -121,7 +121,7 @@ def test_from_yaml_to_table_with_real_training(tiny, mlflow_store, capfd):
     again = subprocess.run(script, env=environment, capture_output=True, text=True)
     assert again.returncode == 0
     assert "2 cells, 2 done, 0 to run" in again.stderr
-    assert again.stdout.splitlines()[-2:] == done.stdout.splitlines()[-2:]
+    assert again.stdout.splitlines()[-3:] == done.stdout.splitlines()[-3:]
 
 
 @pytest.mark.slow
