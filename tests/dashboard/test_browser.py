@@ -19,7 +19,6 @@ POINTS = """[...document.querySelectorAll('[data-testid=stVegaLiteChart]')]
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH: apt-get install chromium"),
 ]
 
