@@ -76,10 +76,15 @@ def _compare(options: argparse.Namespace, argv: list[str]) -> int:
         rerun_changed=options.rerun_changed,
         command=command_line(argv),
     )
-    if options.tune and not options.dry_run:
-        comparison, settings = tune(comparison, options.rows, len(_cells(comparison, options)), settings)
     cells = _cells(comparison, options)
-    return _dry_run(comparison, cells, settings) if options.dry_run else _run(comparison, cells, settings)
+    if options.tune and options.dry_run:
+        return _dry_run_trials(comparison, options.rows, len(cells), settings)
+    if options.dry_run:
+        return _dry_run(comparison, cells, settings)
+    if options.tune:
+        comparison, settings = tune(comparison, options.rows, len(cells), settings)
+        cells = _cells(comparison, options)
+    return _run(comparison, cells, settings)
 
 
 def _cells(comparison: Comparison, options: argparse.Namespace) -> list[Cell]:
@@ -105,11 +110,21 @@ def _dry_run(comparison: Comparison, cells: list[Cell], settings: Settings) -> i
     store = Store(settings.results)
     for cell in cells:
         print(f"{'done   ' if store.ok(cell) else 'to run '} {cell.row}, fold {cell.fold}, seed {cell.seed}")
-    for row in comparison.rows:
-        settings_of_row = ", ".join(f"{key}={value}" for key, value in flatten(dict(row.overrides)))
-        print(f"{row.name}: {settings_of_row or 'the experiment as it is'}")
+    for name in dict.fromkeys(cell.row for cell in cells):
+        words = ", ".join(f"{key}={value}" for key, value in flatten(dict(comparison.row(name).overrides)))
+        print(f"{name}: {words or 'the experiment as it is'}")
     plan(comparison, cells, settings, store)
     return 0
+
+
+def _dry_run_trials(comparison: Comparison, rows: list[str] | None, table_cells: int, settings: Settings) -> int:
+    from dataclasses import replace
+
+    from app.comparison.tuning import STEM, trial_cells, trial_comparison
+
+    trials = trial_comparison(comparison, rows)
+    print(f"Trials first, then a table of {table_cells} cells with each row's best trial.")
+    return _dry_run(trials, trial_cells(comparison, trials), replace(settings, stem=STEM, planned=table_cells))
 
 
 def _run(comparison: Comparison, cells: list[Cell], settings: Settings) -> int:
@@ -117,7 +132,7 @@ def _run(comparison: Comparison, cells: list[Cell], settings: Settings) -> int:
     from app.comparison.report import terminal
 
     store = execute(comparison, cells, settings)
-    print(terminal(comparison, store.records))
+    print(f"\n{comparison.intent}\n\n{terminal(comparison, store.records)}\n")
     bad = failed(store, cells)
     for record in bad:
         print(

@@ -14,6 +14,7 @@ from app.comparison.formats import (
     numbers,
     plain_table,
 )
+from app.comparison.grid import is_reporting
 from app.comparison.overrides import flatten
 from app.comparison.spec import Comparison, Row
 from app.comparison.statistics import mean_std
@@ -28,6 +29,11 @@ COSTS = (
     ("memory/peak_mib", "peak MiB", False),
     ("latency/tick_ms", "tick ms", True),
 )
+TERMINAL_COSTS = (
+    ("latency/step_p50_ms", "step ms"),
+    ("memory/saved_tensors_mib", "saved MiB"),
+    ("latency/tick_ms", "tick ms"),
+)
 UNIT_TABLES = (("alignment/", "Alignment with the exact gradient"), ("weight_change/", "Relative weight change"))
 MARK = " †"
 
@@ -40,7 +46,7 @@ def markdown(comparison: Comparison, header: Mapping[str, Any], records: Records
         f"# {comparison.name}\n\n{comparison.intent}\n",
         _provenance(comparison, header, valid),
         "## Results\n",
-        _main_table(comparison, rows, _parallel(valid)),
+        _main_table(comparison, rows, _parallel(valid), _has_tuning_runs(comparison, valid)),
         _notes(comparison, rows, _parallel(valid)),
         _claims(comparison, claims(comparison, valid)),
         _fold_table(comparison, valid, rows),
@@ -52,27 +58,24 @@ def markdown(comparison: Comparison, header: Mapping[str, Any], records: Records
 
 
 def terminal(comparison: Comparison, records: Records) -> str:
-    """The main columns as plain text."""
-    rows = summarise(comparison, current(comparison, records))
-    split = _has_tuning(comparison)
-    columns = ["row", "runs", "top-1", *(["top-1 all"] if split else []), f"- {comparison.control}", "verdict", "gap"]
-    costs = [(metric, heading) for metric, heading, _ in COSTS if metric != "latency/step_p95_ms"]
-    return plain_table(
-        columns + [heading for _, heading in costs],
+    """The main columns as plain text, to fit a terminal."""
+    valid = current(comparison, records)
+    split = _has_tuning_runs(comparison, valid)
+    columns = ["row", "runs", "top-1", *(["top-1 all"] if split else []), "minus control", "verdict", "gap"]
+    lines = [
         [
-            [
-                row.name,
-                str(row.runs),
-                mean_text(row.reported),
-                *([mean_text(row.overall)] if split else []),
-                interval_text(row.difference),
-                row.verdict,
-                _gap(comparison, row, short=True),
-                *(number_text(row.costs.get(metric)) for metric, _ in costs),
-            ]
-            for row in rows
-        ],
-    )
+            row.name,
+            str(row.runs),
+            mean_text(row.reported),
+            *([mean_text(row.overall)] if split else []),
+            interval_text(row.difference),
+            row.verdict,
+            _gap(comparison, row, short=True),
+            *(number_text(row.costs.get(metric)) for metric, _ in TERMINAL_COSTS),
+        ]
+        for row in summarise(comparison, valid)
+    ]
+    return plain_table(columns + [heading for _, heading in TERMINAL_COSTS], lines)
 
 
 def _provenance(comparison: Comparison, header: Mapping[str, Any], records: Records) -> str:
@@ -100,8 +103,7 @@ def _provenance(comparison: Comparison, header: Mapping[str, Any], records: Reco
     )
 
 
-def _main_table(comparison: Comparison, rows: list[RowSummary], jobs: int) -> str:
-    split = _has_tuning(comparison)
+def _main_table(comparison: Comparison, rows: list[RowSummary], jobs: int, split: bool) -> str:
     top1 = comparison.metric.rsplit("/", 1)[-1].replace("top1", "top-1")
     headings = ["row", "rule", "wiring", "network", "runs (folds x seeds)"]
     headings += [f"{top1}, reported" if split else top1] + ([f"{top1}, all"] if split else [])
@@ -150,7 +152,10 @@ def _notes(comparison: Comparison, rows: list[RowSummary], jobs: int) -> str:
             f"Gap recovered: (row - {comparison.frozen}) / ({comparison.exact} - {comparison.frozen}) on shared pairs; "
             f"not defined where {comparison.exact} does not clearly beat {comparison.frozen}."
         )
-    lines.append("Costs are medians over runs (peak: the largest); tick: one frame, batch 1, inference.")
+    lines.append(
+        "Costs are medians over runs; peak: the largest, of the whole process with its libraries (GPU: of the device); "
+        "tick: one frame, batch 1, inference."
+    )
     if jobs > 1:
         lines.append(f"†: measured while {jobs} runs shared the machine; compare within this table alone.")
     return "\n".join(f"- {line}" for line in lines) + "\n"
@@ -194,7 +199,7 @@ def _unit_table(rows: list[RowSummary], prefix: str, title: str) -> str:
         return ""
     lines = [[row.name, *(number_text(row.units.get(name)) for name in names)] for row in rows if row.units]
     headings = ["row", *(name.removeprefix(prefix).replace("_", " ") for name in names)]
-    return f"## {title}, mean over runs\n\n" + markdown_table(headings, lines)
+    return f"## {title}: last logged, mean over runs\n\n" + markdown_table(headings, lines)
 
 
 def _unit_number(name: str) -> tuple[int, str]:
@@ -226,8 +231,9 @@ def _left_out(comparison: Comparison, records: Records, valid: Records) -> str:
     return text
 
 
-def _has_tuning(comparison: Comparison) -> bool:
-    return bool(comparison.tuning_folds or comparison.tuning_seeds)
+def _has_tuning_runs(comparison: Comparison, records: Records) -> bool:
+    """Whether the table holds runs on tuning folds or seeds, so that the mean over all is another number."""
+    return any(not is_reporting(comparison, fold, seed) for _, fold, seed in records)
 
 
 def _parallel(records: Records) -> int:

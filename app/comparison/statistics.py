@@ -117,9 +117,14 @@ def gap_recovered(
 
 
 def verdict(interval: Interval | None, bound: float = 0.0) -> str:
-    """ "above", "below", or "undecided" where the interval spans (or touches) the bound or there is none."""
+    """Where the interval lies: "above" or "below" the bound, "undecided" where it spans or touches it, or is missing.
+
+    "equal" where every run is at the bound itself.
+    """
     if interval is None or interval.low is None or interval.high is None:
         return "undecided"
+    if interval.low == interval.high == bound:
+        return "equal"
     if interval.low > bound:
         return "above"
     return "below" if interval.high < bound else "undecided"

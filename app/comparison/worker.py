@@ -62,7 +62,11 @@ def serve(connection: Connection, runner: Runner) -> None:
             return
         if task is None:
             return
-        connection.send(run_task(task, runner))
+        outcome = run_task(task, runner)
+        try:
+            connection.send(outcome)
+        except OSError:  # the parent was stopped and has hung up
+            return
 
 
 def run_task(task: Task, runner: Runner) -> Outcome:

@@ -151,6 +151,7 @@ def test_gap_is_not_defined_below_the_least_gap():
         (-0.2, -0.1, 0.0, "below"),
         (-0.1, 0.1, 0.0, "undecided"),
         (0.0, 0.1, 0.0, "undecided"),
+        (0.0, 0.0, 0.0, "equal"),
         (0.1, 0.2, 0.15, "undecided"),
         (0.1, 0.2, 0.3, "below"),
     ],
