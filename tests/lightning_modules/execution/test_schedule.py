@@ -1,0 +1,90 @@
+"""The clock table, against brute force and against the drawing above it."""
+
+import re
+
+import pytest
+import torch
+
+from lightning_modules.execution import schedule
+from lightning_modules.networks import WIRINGS, make_wiring
+from tests.lightning_modules.execution.reference import Reference, tiny_network
+
+
+def test_the_drawn_clock_table_is_the_schedule() -> None:
+    wiring = make_wiring("chain", 4)
+    table = schedule.clock_table(wiring, 8)
+    drawn = re.findall(r"unit (\d) (fwd|bwd)(.*)", schedule.__doc__ or "")
+    assert len(drawn) == 8
+    for unit, kind, rest in drawn:
+        for tick in range(1, 9):
+            column = 2 + 4 * (tick - 1)
+            cell = rest.ljust(40)[column].strip()
+            work = table[tick - 1][int(unit) - 1]
+            frame = work.output_frame if kind == "fwd" else work.gradient_frame
+            assert cell == ("" if frame is None else str(frame)), (unit, kind, tick)
+
+
+@pytest.mark.parametrize("wiring_name", WIRINGS)
+@pytest.mark.parametrize("depth", [2, 3, 5])
+def test_frames_read_are_those_that_change_the_output(wiring_name: str, depth: int) -> None:
+    network = tiny_network(depth, wiring_name)
+    frames = depth + 2
+    video = torch.rand(1, frames, 2, 8, 8, dtype=torch.float64)
+    labels = torch.zeros(1, dtype=torch.long)
+    base = Reference(network, video, labels)
+    for changed in range(1, frames + 1):
+        other_video = video.clone()
+        other_video[:, changed - 1] += 1
+        other = Reference(network, other_video, labels)
+        for unit in range(1, depth + 1):
+            for tick in range(unit, frames + 1):
+                differs = not torch.equal(base.output(unit, tick), other.output(unit, tick))
+                assert differs == (changed in schedule.frames_read(network.wiring, unit, tick)), (unit, tick, changed)
+
+
+@pytest.mark.parametrize("wiring_name", WIRINGS)
+@pytest.mark.parametrize("depth", [2, 4, 6])
+def test_receptive_field_spans_depth_minus_shortest_path_plus_one(wiring_name: str, depth: int) -> None:
+    wiring = make_wiring(wiring_name, depth)
+    tick = 3 * depth
+    frames = schedule.frames_read(wiring, depth, tick)
+    shortest = min(wiring.path_lengths(depth))
+    assert max(frames) - min(frames) + 1 == depth - shortest + 1
+    assert min(frames) == schedule.nominal_frame(depth, tick) == tick - depth + 1
+    assert max(frames) == schedule.newest_frame(wiring, depth, tick) == tick - shortest + 1
+
+
+@pytest.mark.parametrize("gradients", ["all", "newest"])
+@pytest.mark.parametrize("wiring_name", ["chain", "residual", "concat", "dense"])
+def test_gradient_ticks_against_a_walk_over_messages(wiring_name: str, gradients: str) -> None:
+    wiring = make_wiring(wiring_name, 5, gradients=gradients)  # type: ignore[arg-type]
+    # A token leaves the last unit once, at tick 0, and walks every edge that carries gradients, a tick an edge.
+    arrivals: dict[int, set[int]] = {unit: set() for unit in range(1, 6)}
+    arrivals[5] = {0}
+    for tick in range(6):
+        for source, reader in wiring.edges():
+            if tick in arrivals[reader] and wiring.carries_gradient(source, reader):
+                arrivals[source].add(tick + 1)
+    for unit in range(1, 6):
+        assert schedule.lag(wiring, unit) == 2 * max(arrivals[unit])
+        assert schedule.shortest_lag(wiring, unit) == 2 * min(arrivals[unit])
+        assert schedule.first_gradient_tick(wiring, unit) == 5 + max(arrivals[unit])
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 7])
+def test_chain_formulas(depth: int) -> None:
+    wiring = make_wiring("chain", depth)
+    for unit in range(1, depth + 1):
+        assert schedule.lag(wiring, unit) == 2 * (depth - unit)
+        assert schedule.first_gradient_tick(wiring, unit) == 2 * depth - unit
+        assert schedule.gradient_ticks(wiring, unit, 20) == 20 - 2 * depth + unit + 1
+    assert schedule.shortest_clip(wiring) == 2 * depth - 1
+    assert schedule.loss_ticks(depth, 20) == 20 - depth + 1
+
+
+@pytest.mark.parametrize("wiring_name", WIRINGS)
+def test_a_skip_of_span_s_waits_twice_s_minus_one_ticks(wiring_name: str) -> None:
+    wiring = make_wiring(wiring_name, 6)
+    for source, reader in wiring.edges():
+        if source > 0:
+            assert schedule.message_wait(wiring, reader, source) == 2 * (reader - source - 1)
