@@ -57,7 +57,7 @@ def build_network(
         depth: number of units where the network leaves it open (`small_cnn`).
         reach: largest span of a skip in wiring `dense`.
         pool: the head's pool over space, `avg` or `max`.
-        activation: `relu`, `silu`, `softplus` or `tanh`.
+        activation: `relu`, `silu`, `softplus` or `tanh`; x3d has its own.
         gradient_edges: `all`, or `newest`: only the edges of each unit's newest message carry gradients back.
 
     Raises:
@@ -66,9 +66,10 @@ def build_network(
     if name in CLIP_NETWORKS:
         if wiring != "chain" or depth is not None or reach is not None or gradient_edges != "all":
             raise ValueError(
-                f"network {name!r} takes whole clips and has no units to wire; leave wiring, depth, reach out"
+                f"network {name!r} takes whole clips and has no units to wire; "
+                "leave wiring, depth, reach, gradient_edges out"
             )
-        return CLIP_NETWORKS[name](in_channels, num_classes, width=width)
+        return CLIP_NETWORKS[name](in_channels, num_classes, width=width, pool=pool, activation=activation)
     if name not in FRAME_NETWORKS:
         names = [*FRAME_NETWORKS, *CLIP_NETWORKS]
         near = get_close_matches(name, names, n=1)

@@ -9,7 +9,9 @@ from lightning_modules.networks.clip_network import ClipNetwork
 _CHANNELS = (16, 32, 64, 64, 64)
 
 
-def cnn3d(in_channels: int, num_classes: int, *, width: float = 1.0, activation: str = "relu") -> ClipNetwork:
+def cnn3d(
+    in_channels: int, num_classes: int, *, width: float = 1.0, pool: str = "avg", activation: str = "relu"
+) -> ClipNetwork:
     """Return the 3D CNN: five units that halve space three times and keep time, pool, linear."""
     layers: list[nn.Module] = []
     channels = in_channels
@@ -19,4 +21,4 @@ def cnn3d(in_channels: int, num_classes: int, *, width: float = 1.0, activation:
         layers += [nn.Conv3d(channels, out, 3, stride=stride, padding=1, bias=False), group_norm(out)]
         layers.append(make_activation(activation))
         channels = out
-    return ClipNetwork(nn.Sequential(*layers), nn.Linear(channels, num_classes))
+    return ClipNetwork(nn.Sequential(*layers), nn.Linear(channels, num_classes), pool)
