@@ -19,13 +19,14 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from lightning_modules.execution import check_combination, clip_gradients, clip_logits
 from lightning_modules.execution.schedule import shortest_clip
-from lightning_modules.metrics.gradients import alignment, gradient_norm, weight_change
-from lightning_modules.networks import ClipNetwork, build_network
+from lightning_modules.metrics.gradients import alignment, gradient_norm, weight_change, with_all_edges
+from lightning_modules.networks import ClipNetwork, UnitNetwork, build_network
 from lightning_modules.optimisation import (
     clip_per_unit,
     make_optimizer,
     make_scheduler,
     parameter_groups,
+    planned_updates,
     set_gradients,
 )
 from lightning_modules.rules import make_rule
@@ -120,7 +121,7 @@ class ActionRecognition(LightningModule):
             gradient_edges=gradient_edges,  # type: ignore[arg-type]
         )
         check_combination(self.network, self.rule, executor)
-        _check_training(train_units, update, accumulate)
+        _check_training(self.network, train_units, update, accumulate)
         if train_units == "last":
             for unit in range(1, self.network.depth):
                 for p in self.network.unit_parameters(unit).values():
@@ -146,10 +147,19 @@ class ActionRecognition(LightningModule):
         hp = self.hparams
         groups = parameter_groups(self.network, hp["lr"], hp["lag_scaling"], hp["lag_strength"])
         optimizer = make_optimizer(hp["optimizer"], groups, hp["lr"], hp["weight_decay"], hp["momentum"])
-        steps = int(self.trainer.estimated_stepping_batches)
-        if self.trainer.max_steps == -1:
-            steps = -(-steps // hp["accumulate"])
-        return {"optimizer": optimizer, "lr_scheduler": make_scheduler(hp["schedule"], optimizer, steps)}
+        return {"optimizer": optimizer, "lr_scheduler": make_scheduler(hp["schedule"], optimizer, self._updates())}
+
+    def _updates(self) -> int:
+        """How many updates the fit makes, for the schedule."""
+        trainer, schedule = self.trainer, self.hparams["schedule"]
+        # Asking for Lightning's own estimate, which knows nothing of our accumulation, sets the loaders up.
+        trainer.estimated_stepping_batches  # noqa: B018
+        updates = planned_updates(
+            trainer.num_training_batches, self.hparams["accumulate"], trainer.max_epochs, trainer.max_steps
+        )
+        if updates is None and schedule != "constant":
+            raise ValueError(f"schedule {schedule!r} needs an end; set max_epochs or max_steps, or schedule 'constant'")
+        return updates or 1
 
     def on_fit_start(self) -> None:
         """Remember the weights at the start, from which `weight_change` is measured."""
@@ -173,7 +183,7 @@ class ActionRecognition(LightningModule):
         result = self._gradients(batch)
         if self._logs_gradients(batch_idx):
             self._log_gradients(batch, result.gradients)
-        set_gradients(self.network, result.gradients, weight=1 / every, add=batch_idx % every > 0)
+        set_gradients(self.network, result.gradients, batches=batch_idx % every + 1)
         if (batch_idx + 1) % every == 0 or self.trainer.is_last_batch:
             self._clip(optimizer)
             self._counted_step()
@@ -207,6 +217,7 @@ class ActionRecognition(LightningModule):
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         assert not isinstance(optimizer, list)
         optimizer.step()
+        optimizer.zero_grad()
         assert scheduler is not None
         assert not isinstance(scheduler, list)
         scheduler.step()  # type: ignore[call-arg]
@@ -220,7 +231,14 @@ class ActionRecognition(LightningModule):
         return bool(every) and batch_idx % every == 0 and not isinstance(self.network, ClipNetwork)
 
     def _log_gradients(self, batch: Batch, gradients: Mapping[str, Tensor]) -> None:
-        exact = self._gradients(batch, rule=make_rule("backprop_shifted"), executor="vectorised").gradients
+        assert isinstance(self.network, UnitNetwork)
+        exact = clip_gradients(
+            with_all_edges(self.network),
+            batch["video"],
+            batch["label"],
+            rule="backprop_shifted",
+            lengths_B=batch["length"],
+        ).gradients
         for name, values in {
             "alignment": alignment(self.network, gradients, exact),
             "grad_norm": gradient_norm(self.network, gradients),
@@ -238,7 +256,7 @@ class ActionRecognition(LightningModule):
 
     def _evaluate(self, batch: Batch) -> None:
         for score, label, video in zip(
-            self.scores(batch).double().cpu(), batch["label"].tolist(), batch["video_index"].tolist(), strict=True
+            self.scores(batch).cpu().double(), batch["label"].tolist(), batch["video_index"].tolist(), strict=True
         ):
             self._video_scores[video] = self._video_scores.get(video, 0) + score
             self._video_labels[video] = label
@@ -291,18 +309,29 @@ class ActionRecognition(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is state beside weights and optimizer."""
-        checkpoint["action_recognition"] = {"frames_seen": self.frames_seen, "start_weights": self._start_weights}
+        # Between two updates of an accumulation the gradients so far are state; after an update there are none.
+        gradients = {name: p.grad for name, p in self.network.named_parameters() if p.grad is not None}
+        checkpoint["action_recognition"] = {
+            "frames_seen": self.frames_seen,
+            "start_weights": self._start_weights,
+            "gradients": gradients,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take back what `on_save_checkpoint` added."""
         state = checkpoint.get("action_recognition", {})
         self.frames_seen = state.get("frames_seen", 0)
         self._start_weights = state.get("start_weights", {})
+        for name, p in self.network.named_parameters():
+            gradient = state.get("gradients", {}).get(name)
+            p.grad = None if gradient is None else gradient.to(p)
 
 
-def _check_training(train_units: str, update: str, accumulate: int) -> None:
+def _check_training(network: UnitNetwork | ClipNetwork, train_units: str, update: str, accumulate: int) -> None:
     if train_units not in ("all", "last"):
         raise ValueError(f"train_units {train_units!r} is unknown; expected 'all' or 'last'")
+    if train_units == "last" and isinstance(network, ClipNetwork):
+        raise ValueError("train_units 'last' with a network that takes whole clips and is one unit; use 'all'")
     if accumulate < 1:
         raise ValueError(f"accumulate is {accumulate}; it must be at least 1")
     if accumulate > 1 and update == "frame":

@@ -5,7 +5,7 @@ neither with manual optimisation.
 """
 
 from collections.abc import Iterable, Mapping
-from math import exp
+from math import exp, inf
 
 import torch
 from torch import Tensor, nn
@@ -83,16 +83,36 @@ def make_scheduler(name: str, optimizer: Optimizer, steps: int) -> LRScheduler:
     raise ValueError(f"schedule {name!r} is unknown; expected 'onecycle', 'cosine' or 'constant'")
 
 
-def set_gradients(
-    module: nn.Module, gradients: Mapping[str, Tensor], *, weight: float = 1.0, add: bool = False
-) -> None:
-    """Write gradients to the parameters' `.grad`; a parameter without one gets None, so that no optimizer moves it."""
+def planned_updates(batches: float, accumulate: int, epochs: int | None, max_steps: int) -> int | None:
+    """Return how many updates a fit makes; None where nothing limits it.
+
+    Args:
+        batches: training batches of an epoch; infinite where unknown.
+        accumulate: batches that make an update; an epoch's last update may have fewer.
+        epochs: most epochs; None or -1 for no limit.
+        max_steps: most updates; -1 for no limit.
+    """
+    limits = [float(max_steps)] if max_steps >= 0 else []
+    if epochs is not None and epochs >= 0 and batches != inf:
+        limits.append(float(-(-int(batches) // accumulate) * epochs))
+    return int(min(limits)) if limits else None
+
+
+def set_gradients(module: nn.Module, gradients: Mapping[str, Tensor], *, batches: int = 1) -> None:
+    """Write gradients to the parameters' `.grad`; a parameter without one gets None, so that no optimizer moves it.
+
+    Args:
+        module: its parameters' names are the keys of `gradients`.
+        gradients: by parameter name.
+        batches: with n > 1, `.grad` holds the mean of n - 1 batches, and becomes the mean of n.
+    """
     for name, p in module.named_parameters():
-        if name in gradients:
-            scaled = gradients[name] * weight
-            p.grad = scaled if p.grad is None or not add else p.grad + scaled
-        elif not add:
-            p.grad = None
+        new = gradients.get(name)
+        if batches == 1:
+            p.grad = new
+        elif new is not None or p.grad is not None:
+            parts = [part for part in (new, None if p.grad is None else p.grad * (batches - 1)) if part is not None]
+            p.grad = sum(parts[1:], parts[0]) / batches
 
 
 def clip_per_unit(optimizer: Optimizer, max_norm: float) -> None:

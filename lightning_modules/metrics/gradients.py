@@ -1,11 +1,22 @@
 """The health of a rule's gradients, unit by unit: alignment with exact backprop, norm, and how far weights moved."""
 
 from collections.abc import Mapping
+from copy import copy
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from lightning_modules.networks import ClipNetwork, UnitNetwork
+
+
+def with_all_edges(network: UnitNetwork) -> UnitNetwork:
+    """Return the same network, its parameters shared, with gradients over all edges: what exact backprop needs."""
+    if network.wiring.gradients == "all":
+        return network
+    twin = copy(network)
+    twin.wiring = replace(network.wiring, gradients="all")
+    return twin
 
 
 def _flat(tensors: Mapping[str, Tensor], names: list[str]) -> Tensor:
