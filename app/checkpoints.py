@@ -78,7 +78,7 @@ class RunCheckpoint(Checkpoint):
         # Planning the learning rate's schedule makes Lightning set the loader up before it has read the loader's state.
         trainer.fit_loop._load_combined_loader_states()
         last = self.folder / LAST
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.folder.mkdir(parents=True, exist_ok=True)
             if last.exists() and not trainer.ckpt_path:
                 last.replace(self.folder / PREVIOUS)

@@ -31,13 +31,14 @@ def run_experiment(
             args=_prepared(config, quiet),
         )
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
-        if not cli.trainer.interrupted:
-            cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=not quiet)
+        metrics = dict(cli.trainer.callback_metrics)  # the test starts them anew
+        cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=not quiet)
+    metrics |= cli.trainer.callback_metrics
+    found = {name: float(value) for name, value in metrics.items()}
     logger = cli.tracked.logger
-    metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     if logger is None:
-        return {"run_id": None, "metrics": metrics}
-    return {"run_id": logger.version, "metrics": metrics | logger.latest}
+        return {"run_id": None, "metrics": found}
+    return {"run_id": logger.version, "metrics": found | logger.latest}
 
 
 def _prepared(config: Mapping[str, Any], quiet: bool) -> dict[str, Any]:

@@ -104,7 +104,8 @@ class Run:
         arguments = dict(chosen)
         _refuse_automatic(arguments)
         if arguments.get("logger") in (None, True):
-            arguments["logger"] = self.logger = self._make_logger()
+            self.logger = self._make_logger()
+            arguments["logger"] = self.logger or False
         if arguments.get("max_epochs") is None and arguments.get("max_time") is None:
             arguments["max_epochs"] = DEFAULT_EPOCHS if arguments.get("max_steps", -1) == -1 else -1
         self.io = RunCheckpointIO(
@@ -118,9 +119,9 @@ class Run:
             arguments["callbacks"].append(PredictionTable.from_cli(self.cli))
         return arguments
 
-    def _make_logger(self) -> "RunLogger | Any":
+    def _make_logger(self) -> RunLogger | None:
         if self.subcommand == "predict":
-            return False
+            return None
         fit = self.subcommand == "fit"
         experiment = self.cli.experiment_name or self.cli._get(self.cli.config, "experiment") or self.layout["dataset"]
         run_id = self._run_to_continue()
