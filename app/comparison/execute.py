@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from app.comparison.estimate import Estimate, check_limit, estimate
-from app.comparison.grid import Cell, row_config
+from app.comparison.grid import Cell
 from app.comparison.overrides import merge
 from app.comparison.pool import run_cells
 from app.comparison.progress import Progress
@@ -163,7 +163,7 @@ def _cost(comparison: Comparison, cells: Sequence[Cell], settings: Settings, sto
 
 
 def _configs(comparison: Comparison, cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
-    return {name: row_config(comparison, comparison.row(name)) for name in dict.fromkeys(cell.row for cell in cells)}
+    return {name: comparison.row_config(comparison.row(name)) for name in dict.fromkeys(cell.row for cell in cells)}
 
 
 def _header(comparison: Comparison, settings: Settings) -> dict[str, Any]:

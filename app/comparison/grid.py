@@ -52,17 +52,12 @@ class Cell:
         }
 
 
-def row_config(comparison: Comparison, row: Row) -> dict[str, Any]:
-    """The fit configuration of a row, before fold and seed are set."""
-    return apply_overrides(comparison.experiment, comparison.overrides, row.overrides)
-
-
 def make_cell(comparison: Comparison, row: Row, fold: int, seed: int) -> Cell:
     """One cell: the row's configuration with `fold_key` and every `seed_keys` entry set."""
     settings: dict[str, Any] = dict.fromkeys(comparison.seed_keys, seed)
     if comparison.folds is not None:
         settings[comparison.fold_key] = fold
-    return Cell(row.name, fold, seed, apply_overrides(row_config(comparison, row), settings))
+    return Cell(row.name, fold, seed, apply_overrides(comparison.row_config(row), settings))
 
 
 def build_grid(

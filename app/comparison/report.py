@@ -17,8 +17,9 @@ from app.comparison.formats import (
 from app.comparison.grid import is_reporting
 from app.comparison.overrides import flatten
 from app.comparison.spec import Comparison, Row
-from app.comparison.statistics import mean_std
+from app.comparison.statistics import FALL_BACK, mean_std
 from app.comparison.summary import Claim, Records, RowSummary, claims, current, row_values, summarise
+from app.comparison.variants import partner
 
 # (metric, heading, whether other processes on the machine disturb it)
 COSTS = (
@@ -107,7 +108,7 @@ def _main_table(comparison: Comparison, rows: list[RowSummary], jobs: int, split
     top1 = comparison.metric.rsplit("/", 1)[-1].replace("top1", "top-1")
     headings = ["row", "rule", "wiring", "network", "runs (folds x seeds)"]
     headings += [f"{top1}, reported" if split else top1] + ([f"{top1}, all"] if split else [])
-    headings += [f"minus {comparison.control} [95 %]", "verdict", "gap recovered [95 %]", "diverged"]
+    headings += [f"minus {_control(comparison)} [95 %]", "verdict", "gap recovered [95 %]", "unstable"]
     headings += [heading + (MARK if disturbed and jobs > 1 else "") for _, heading, disturbed in COSTS]
     return markdown_table(headings, [_main_row(comparison, row, split) for row in rows])
 
@@ -122,13 +123,14 @@ def _main_row(comparison: Comparison, row: RowSummary, split: bool) -> list[str]
         interval_text(row.difference),
         row.verdict,
         _gap(comparison, row),
-        f"{100 * row.diverged:.0f} %",
+        f"{100 * row.unstable:.0f} %",
         *(number_text(row.costs.get(metric)) for metric, _, _ in COSTS),
     ]
 
 
 def _gap(comparison: Comparison, row: RowSummary, *, short: bool = False) -> str:
-    if row.name in (comparison.frozen, comparison.exact) or not (comparison.frozen and comparison.exact):
+    ends = partner(row.name, comparison.frozen), partner(row.name, comparison.exact)
+    if None in ends or row.name in ends:
         return MISSING
     if row.gap is None:
         return "not defined"
@@ -156,9 +158,21 @@ def _notes(comparison: Comparison, rows: list[RowSummary], jobs: int) -> str:
         "Costs are medians over runs; peak: the largest, of the whole process with its libraries (GPU: of the device); "
         "tick: one frame, batch 1, inference."
     )
+    lines.append(
+        f"unstable: share of runs that diverged (a loss is not finite{_loss_limit(comparison)}) or fell back (the last "
+        f"val/top1 is more than {FALL_BACK:g} below the run's best). Failed cells are in no number."
+    )
     if jobs > 1:
         lines.append(f"†: measured while {jobs} runs shared the machine; compare within this table alone.")
     return "\n".join(f"- {line}" for line in lines) + "\n"
+
+
+def _control(comparison: Comparison) -> str:
+    return f"{comparison.control} of the same variant" if comparison.variants else comparison.control
+
+
+def _loss_limit(comparison: Comparison) -> str:
+    return "" if comparison.diverged_above is None else f", or test/loss above {comparison.diverged_above:g}"
 
 
 def _claims(comparison: Comparison, answers: list[Claim]) -> str:
@@ -209,12 +223,17 @@ def _unit_number(name: str) -> tuple[int, str]:
 
 def _settings_table(comparison: Comparison) -> str:
     def words(row: Row) -> str:
-        pairs = flatten(row.overrides)
-        return ", ".join(f"{key.rsplit('init_args.', 1)[-1]} {value}" for key, value in pairs) or "the experiment's own"
+        texts = [f"{_short(key)} {value}" for key, value in flatten(row.overrides)]
+        texts += [f"{_short(key)} x {factor:g}" for key, factor in row.scale.items()]
+        return ", ".join(texts) or "the experiment's own"
 
     lines = [[row.name, words(row)] for row in comparison.rows]
     whole = "The whole configuration of each row stands in results.json, header.configs.\n"
     return "## Settings\n\n" + markdown_table(["row", "differs from the experiment in"], lines) + "\n" + whole
+
+
+def _short(key: str) -> str:
+    return key.rsplit("init_args.", 1)[-1]
 
 
 def _left_out(comparison: Comparison, records: Records, valid: Records) -> str:

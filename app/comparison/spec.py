@@ -10,6 +10,7 @@ from typing import Any
 from app.comparison.bounds import Bound, read_bounds
 from app.comparison.overrides import apply_overrides, check_experiment, expand, nearest
 from app.comparison.trials import check_tune
+from app.comparison.variants import expand_rows, partner, scaled
 from app.comparison.yaml_file import read_yaml
 
 ROW_KEYS = ("name", "overrides", "folds", "seeds", "tune", "cell_seconds")
@@ -19,7 +20,8 @@ ROW_KEYS = ("name", "overrides", "folds", "seeds", "tune", "cell_seconds")
 class Row:
     """One line of the table: the base experiment with `overrides`.
 
-    `folds` and `seeds` restrict the comparison's own (None: all of them); `tune` replaces the comparison's grid.
+    `folds` and `seeds` restrict the comparison's own (None: all of them); `tune` replaces the comparison's grid;
+    `scale` is its variant's (see `variants`).
     """
 
     name: str
@@ -28,6 +30,7 @@ class Row:
     seeds: tuple[int, ...] | None = None
     tune: Mapping[str, Sequence[Any]] | None = None
     cell_seconds: float | None = None
+    scale: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Comparison:
     fold_key: str = "data.init_args.fold"
     seed_keys: tuple[str, ...] = ("seed_everything", "data.init_args.seed")
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    variants: tuple[Any, ...] = ()
     tune: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     tune_metric: str = "test/top1"
     cell_seconds: float | None = None
@@ -70,6 +74,11 @@ class Comparison:
     def row_names(self) -> list[str]:
         """Names of the rows, in the order of the file."""
         return [row.name for row in self.rows]
+
+    def row_config(self, row: Row) -> dict[str, Any]:
+        """The fit configuration of a row, before fold and seed are set."""
+        config = apply_overrides(self.experiment, self.overrides, row.overrides)
+        return scaled(config, row.scale, f"row {row.name!r}")
 
     def with_overrides(self, chosen: Mapping[str, Mapping[str, Any]]) -> Comparison:
         """This comparison with further overrides for some rows (row name to overrides): a tuning's choice."""
@@ -97,7 +106,9 @@ def read_comparison(content: Mapping[str, Any], folder: Path = Path()) -> Compar
     if missing:
         raise ValueError(f"missing {', '.join(missing)}; a comparison needs name, intent, experiment, control and rows")
     values = dict(content)
-    values["rows"] = tuple(_read_row(row, index) for index, row in enumerate(_list(content["rows"], "rows")))
+    rows = [_read_row(row, index) for index, row in enumerate(_list(content["rows"], "rows"))]
+    values["variants"] = tuple(_list(content.get("variants") or [], "variants"))
+    values["rows"] = expand_rows(rows, values["variants"])
     values["experiment"] = _read_experiment(content["experiment"], folder)
     values["overrides"] = expand(content.get("overrides") or {})
     values["bounds"] = read_bounds(_list(content.get("bounds", []), "bounds"))
@@ -143,9 +154,9 @@ def _check(comparison: Comparison) -> None:
     if twice:
         raise ValueError(f"row names given twice: {', '.join(twice)}; every row needs a name of its own")
     for key in ("control", "frozen", "exact"):
-        name = getattr(comparison, key)
-        if name is not None and name not in names:
-            raise ValueError(f"{key}: no row {name!r}; {nearest(name, names)}")
+        for name in (partner(row, getattr(comparison, key)) for row in names):
+            if name is not None and name not in names:
+                raise ValueError(f"{key}: no row {name!r}; {nearest(name, names)}")
     for bound in comparison.bounds:
         for name in filter(None, (bound.row, bound.versus)):
             if name not in names:
@@ -155,8 +166,7 @@ def _check(comparison: Comparison) -> None:
     _check_restrictions(comparison)
     check_tune(comparison)
     for row in comparison.rows:
-        config = apply_overrides(comparison.experiment, comparison.overrides, row.overrides)
-        check_experiment(config, f"row {row.name!r}")
+        check_experiment(comparison.row_config(row), f"row {row.name!r}")
 
 
 def _check_restrictions(comparison: Comparison) -> None:

@@ -20,6 +20,7 @@ FloatArray = NDArray[np.float64]
 RESAMPLES = 10_000
 # With 2 units the percentile interval is just [min, max], which misses the middle half of the time: no verdict on it.
 FEWEST_UNITS = 3
+FALL_BACK = 0.10
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def holds(interval: Interval | None, *, at_least: float | None = None, at_most: 
     return "holds" if interval.high <= at_most else "fails" if interval.low > at_most else "undecided"
 
 
-def is_diverged(metrics: Mapping[str, float | None], *, loss_above: float | None = None) -> bool:
+def has_diverged(metrics: Mapping[str, float | None], *, loss_above: float | None = None) -> bool:
     """Whether a run diverged: a loss or accuracy is not finite (None stands for it), or test/loss is above a limit."""
     watched = [metrics[name] for name in ("train/loss", "test/loss", "test/top1") if name in metrics]
     if any(value is None or not math.isfinite(value) for value in watched):
@@ -150,9 +151,15 @@ def is_diverged(metrics: Mapping[str, float | None], *, loss_above: float | None
     return loss_above is not None and loss is not None and loss > loss_above
 
 
-def diverged_share(runs: list[bool]) -> float:
-    """Share of True in a list of runs' divergence, nan for no run."""
-    return float(np.mean(runs)) if runs else math.nan
+def has_fallen_back(metrics: Mapping[str, float | None], *, drop: float = FALL_BACK) -> bool:
+    """Whether the last val/top1 is more than `drop` below the best one of the run (val/top1_max, where logged)."""
+    best, last = metrics.get("val/top1_max"), metrics.get("val/top1")
+    return best is not None and last is not None and best - last > drop
+
+
+def share(flags: list[bool]) -> float:
+    """Share of True, nan for no flag."""
+    return float(np.mean(flags)) if flags else math.nan
 
 
 def _groups(values: Values) -> list[FloatArray]:

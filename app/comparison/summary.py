@@ -14,15 +14,17 @@ from app.comparison.statistics import (
     Interval,
     MeanStd,
     Pair,
-    diverged_share,
     gap_recovered,
+    has_diverged,
+    has_fallen_back,
     holds,
-    is_diverged,
     mean_interval,
     mean_std,
     paired_difference,
+    share,
     verdict,
 )
+from app.comparison.variants import partner
 
 Records = Mapping[CellKey, Mapping[str, Any]]
 
@@ -32,7 +34,7 @@ class RowSummary:
     """What the table says of one row; None where it has no such value.
 
     `reported` and `difference`, `gap` are over the reporting folds; `overall` over all. `costs` are medians over the
-    runs (`memory/peak_mib`: the largest).
+    runs (`memory/peak_mib`: the largest). `unstable` is the share of runs that diverged or fell back.
     """
 
     name: str
@@ -45,7 +47,7 @@ class RowSummary:
     difference: Interval | None
     verdict: str
     gap: Interval | None
-    diverged: float
+    unstable: float
     costs: Mapping[str, float]
     units: Mapping[str, float]
 
@@ -97,7 +99,7 @@ def row_values(
 
 def row_gap(comparison: Comparison, records: Records, row: str) -> Interval | None:
     """The gap a row recovers between the comparison's frozen and exact rows; None where not defined."""
-    names = (row, comparison.frozen, comparison.exact)
+    names = (row, partner(row, comparison.frozen), partner(row, comparison.exact))
     return gap_recovered(*(row_values(comparison, records, name, reporting=True) for name in names))
 
 
@@ -108,8 +110,9 @@ def _summarise_row(comparison: Comparison, records: Records, name: str) -> RowSu
         return None
     reported = row_values(comparison, records, name, reporting=True)
     overall = row_values(comparison, records, name, reporting=False)
-    control = row_values(comparison, records, comparison.control, reporting=True)
-    difference = None if name == comparison.control else paired_difference(reported, control)
+    against = partner(name, comparison.control)
+    control = row_values(comparison, records, against, reporting=True)
+    difference = None if name == against else paired_difference(reported, control)
     metrics = [record["metrics"] for record in finished]
     return RowSummary(
         name=name,
@@ -120,12 +123,16 @@ def _summarise_row(comparison: Comparison, records: Records, name: str) -> RowSu
         reported=mean_std(reported) if reported else None,
         overall=mean_std(overall) if overall else None,
         difference=difference,
-        verdict="control" if name == comparison.control else verdict(difference),
+        verdict="control" if name == against else verdict(difference),
         gap=row_gap(comparison, records, name),
-        diverged=diverged_share([is_diverged(m, loss_above=comparison.diverged_above) for m in metrics]),
+        unstable=share([_unstable(comparison, values) for values in metrics]),
         costs=_costs(metrics),
         units=_means(metrics, ("alignment/", "grad_norm/", "weight_change/")),
     )
+
+
+def _unstable(comparison: Comparison, metrics: Mapping[str, Any]) -> bool:
+    return has_diverged(metrics, loss_above=comparison.diverged_above) or has_fallen_back(metrics)
 
 
 def _claim(comparison: Comparison, records: Records, bound: Bound) -> Claim:

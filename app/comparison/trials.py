@@ -33,6 +33,8 @@ def check_tune(comparison: Comparison) -> None:
         for key, values in (tune or {}).items():
             if not isinstance(values, list | tuple) or not values:
                 raise ValueError(f"{where}: {key} must have a list of values to try, got {values!r}")
+    if comparison.variants and comparison.tune:
+        raise ValueError("tune and variants don't go together: tune without variants, then write the choice into rows")
     counts = {row.name: len(row_trials(comparison, row)) for row in comparison.rows}
     if len(set(counts.values())) > 1:
         words = ", ".join(f"{name} {count}" for name, count in counts.items())

@@ -45,10 +45,18 @@ class Outcome:
 
 
 def experiment_runner(config: Mapping[str, Any], **options: Any) -> dict[str, Any]:
-    """Fit, then test: the real runner. Imported here, in the worker, because it takes seconds."""
-    from app.experiment import run_experiment
+    """Fit, then test: the real runner, with the best validation of the run beside its last as `val/top1_max`.
 
-    return run_experiment(config, **options)
+    Imported here, in the worker, because it takes seconds.
+    """
+    from app.experiment import run_experiment
+    from app.tracking import new_client, tracking_uri
+
+    result = run_experiment(config, **options)
+    if result["run_id"] and "val/top1" in result["metrics"]:
+        history = new_client(tracking_uri()).get_metric_history(result["run_id"], "val/top1")
+        result["metrics"]["val/top1_max"] = max(point.value for point in history)
+    return result
 
 
 def serve(connection: Connection, runner: Runner) -> None:

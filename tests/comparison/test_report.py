@@ -63,7 +63,7 @@ def test_main_table(comparison):
     assert line["gap recovered [95 %]"] == "0.750 [0.750, 0.750]"
     assert (line["train frames/s"], line["step p50 ms"], line["step p95 ms"]) == ("1,234", "12.5", "15")
     assert (line["saved tensors MiB"], line["peak MiB"], line["tick ms"]) == ("3.5", "301", "1.25")
-    assert line["diverged"] == "0 %"
+    assert line["unstable"] == "0 %"
 
 
 def test_rows_stand_in_the_file_s_order_and_the_control_has_no_difference(comparison):
@@ -164,3 +164,16 @@ def test_terminal_table_lines_up(comparison):
 def test_the_same_records_give_the_same_text(comparison):
     records = records_of(comparison)
     assert markdown(comparison, HEADER, records) == markdown(comparison, HEADER, dict(reversed(records.items())))
+
+
+def test_variants_are_compared_within_their_own(content):
+    content["variants"] = [{"name": "slow"}, {"name": "fast", "overrides": {"data.init_args.stride": 2}}]
+    comparison = read_comparison(content)
+    top1 = {f"{row}@slow": value for row, value in TOP1.items()}
+    top1 |= {f"{row}@fast": value / 2 for row, value in TOP1.items()}
+    text = markdown(comparison, HEADER, records_of(comparison, top1=top1))
+    line = columns(text, "## Results", "skip@fast")
+    assert line["minus exact of the same variant [95 %]"].startswith("-0.050")
+    assert line["gap recovered [95 %]"].startswith("0.750")
+    assert columns(text, "## Results", "exact@fast")["verdict"] == "control"
+    assert columns(text, "## Results", "frozen@fast")["gap recovered [95 %]"] == "-"

@@ -102,3 +102,29 @@ def test_yaml_refuses_a_key_given_twice(tmp_path):
     (tmp_path / "a.yaml").write_text("a: 1\na: 2\n")
     with pytest.raises(ValueError, match="given twice"):
         read_yaml(tmp_path / "a.yaml")
+
+
+def test_variants_multiply_rows_and_scale_what_each_row_has(content):
+    content["experiment"]["model"]["init_args"]["lr"] = 0.01
+    content["rows"][1]["overrides"]["model"]["init_args"]["lr"] = 0.1
+    content["variants"] = [{"name": "third", "scale": {"model.init_args.lr": 0.3}}, {"name": "one"}]
+    comparison = read_comparison(content)
+    assert comparison.row_names[:5] == ["frozen@third", "sideways@third", "skip@third", "exact@third", "frozen@one"]
+    rates = {row.name: comparison.row_config(row)["model"]["init_args"]["lr"] for row in comparison.rows}
+    assert rates["sideways@third"] == pytest.approx(0.03)
+    assert rates["skip@third"] == pytest.approx(0.003)
+    assert rates["sideways@one"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("variants", "message"),
+    [
+        ([{"name": "a"}, {"name": "a"}], "given twice"),
+        ([{"overrides": {}}], "mapping with a name"),
+        ([{"name": "a", "scal": {}}], "did you mean 'scale'"),
+        ([{"name": "a", "scale": {"model.init_args.lr": 2}}], "model.init_args.lr is None, no number"),
+    ],
+)
+def test_what_is_wrong_in_variants_is_said(content, variants, message):
+    with pytest.raises(ValueError, match=message):
+        read_comparison(content | {"variants": variants})

@@ -7,14 +7,15 @@ import pytest
 
 from app.comparison.statistics import (
     Interval,
-    diverged_share,
     fold_means,
     gap_recovered,
+    has_diverged,
+    has_fallen_back,
     holds,
-    is_diverged,
     mean_interval,
     mean_std,
     paired_difference,
+    share,
     verdict,
 )
 
@@ -171,10 +172,16 @@ def test_holds():
 
 
 def test_divergence():
-    assert not is_diverged({"test/loss": 3.0, "test/top1": 0.1})
-    assert is_diverged({"test/loss": float("nan")})
-    assert is_diverged({"train/loss": None})
-    assert is_diverged({"test/loss": float("inf")})
-    assert is_diverged({"test/loss": 3.0}, loss_above=2.5)
-    assert diverged_share([True, False, False, True]) == 0.5
-    assert math.isnan(diverged_share([]))
+    assert not has_diverged({"test/loss": 3.0, "test/top1": 0.1})
+    assert has_diverged({"test/loss": float("nan")})
+    assert has_diverged({"train/loss": None})
+    assert has_diverged({"test/loss": float("inf")})
+    assert has_diverged({"test/loss": 3.0}, loss_above=2.5)
+    assert share([True, False, False, True]) == 0.5
+    assert math.isnan(share([]))
+
+
+def test_falling_back():
+    assert has_fallen_back({"val/top1": 0.80, "val/top1_max": 1.0})
+    assert not has_fallen_back({"val/top1": 0.95, "val/top1_max": 1.0})
+    assert not has_fallen_back({"val/top1": 0.1})
