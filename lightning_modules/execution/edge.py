@@ -24,11 +24,15 @@ class _Edge(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
         (grad_SB,) = grad_outputs
-        first = ctx.back
-        kept = min(grad_SB.shape[0], ctx.source_ticks - first)
-        out = grad_SB.new_zeros(ctx.source_ticks, *grad_SB.shape[1:])
-        if kept > 0:
-            out[first : first + kept] = grad_SB[:kept]
+        first, ticks = ctx.back, ctx.source_ticks
+        kept = max(0, min(grad_SB.shape[0], ticks - first))
+        if first == 0 and kept == ticks == grad_SB.shape[0]:
+            return grad_SB, None, None, None
+        # Only the ticks that get no message are filled with zeros: this tensor is as large as the unit's output.
+        out = grad_SB.new_empty(ticks, *grad_SB.shape[1:])
+        out[:first] = 0
+        out[first : first + kept] = grad_SB[:kept]
+        out[first + kept :] = 0
         return out, None, None, None
 
 

@@ -1,7 +1,8 @@
 """The vectorised executor: a unit works on all ticks of a clip at once, and every edge is a delay operator.
 
 It gives the pipelined executor's numbers at backprop's speed on one device, for `update: clip`. It holds T frames of
-activations; the pipelined executor holds one.
+activations; the pipelined executor holds one. Under Sideways unit i uses no gradient before tick 2D - i, so those ticks
+pass through it without a graph.
 
 Shape legend: B clips, T frames, S ticks of one unit's outputs, N ticks with an output of the network, K classes.
 """
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from lightning_modules.execution.clip_loss import Loss, targets_at, valid_outputs
 from lightning_modules.execution.edge import edge, mask_gradient
-from lightning_modules.execution.schedule import first_gradient_tick, lag
+from lightning_modules.execution.schedule import first_gradient_tick, lag, shortest_clip
 from lightning_modules.networks.clip_network import ClipNetwork
 from lightning_modules.networks.unit_network import UnitNetwork
 from lightning_modules.networks.wiring import INPUT
@@ -24,49 +25,91 @@ def _first_tick(rule: Rule, unit: int) -> int:
     return unit if rule.forward_shift else 1
 
 
-def _gradient_mask(rule: Rule, network: UnitNetwork, unit: int, frames: int, lengths_B: Tensor) -> Tensor | None:
-    """Return the (S, B) mask of ticks whose gradient a unit uses; None where all do."""
-    ticks_S1 = torch.arange(_first_tick(rule, unit), frames + 1, device=lengths_B.device)[:, None]
+def _first_graph_tick(rule: Rule, network: UnitNetwork, unit: int) -> int:
+    """Return the first tick whose gradient a unit uses: before it no graph is needed."""
     if rule.forwards_gradients:
-        return (ticks_S1 >= first_gradient_tick(network.wiring, unit)) & (ticks_S1 <= lengths_B)
-    if rule.stash == "exact" and not rule.drain:
-        return ticks_S1 + lag(network.wiring, unit) <= lengths_B
-    return None
+        return first_gradient_tick(network.wiring, unit)
+    return _first_tick(rule, unit)
 
 
-def _unit_outputs(
-    network: UnitNetwork, unit: int, outputs: dict[int, Tensor], rule: Rule, frames: int, lengths_B: Tensor
-) -> Tensor:
-    first = _first_tick(rule, unit)
+def _gradient_mask(
+    rule: Rule, network: UnitNetwork, unit: int, ticks: range, lengths_B: Tensor, shortest: int
+) -> Tensor | None:
+    """Return the (S, B) mask of ticks whose gradient a unit uses; None where all do."""
+    if rule.forwards_gradients:
+        age = 0
+    elif rule.stash == "exact" and not rule.drain:
+        age = lag(network.wiring, unit)
+    else:
+        return None
+    if unit == network.depth or ticks[-1] + age <= shortest:
+        return None
+    ticks_S1 = torch.arange(ticks.start, ticks.stop, device=lengths_B.device)[:, None]
+    return ticks_S1 + age <= lengths_B
+
+
+def _messages(
+    network: UnitNetwork, unit: int, outputs: dict[int, Tensor], rule: Rule, ticks: range
+) -> tuple[list[Tensor], torch.Size]:
+    """Return a unit's messages at some ticks, each (S*B, C, H, W), and (S, B)."""
     # With a stash the gradient is about the tick whose message it is: exact backprop's shift.
     backward = -rule.forward_shift if rule.stash == "exact" else rule.backward_shift
     messages_SB = [
         edge(
             outputs[source] if network.wiring.carries_gradient(source, unit) else outputs[source].detach(),
             source_first=_first_tick(rule, source),
-            reader_first=first,
-            last=frames,
+            reader_first=ticks.start,
+            last=ticks[-1],
             forward=rule.forward_shift,
             backward=backward,
         )
         for source in network.wiring.sources_of(unit)
     ]
-    output = network.unit(unit)([m.flatten(0, 1) for m in messages_SB])
-    output_SB = output.unflatten(0, messages_SB[0].shape[:2])
-    mask_SB = _gradient_mask(rule, network, unit, frames, lengths_B)
-    if mask_SB is None or unit == network.depth or not output_SB.requires_grad:
-        return output_SB
-    return mask_gradient(output_SB, mask_SB)
+    return [m.flatten(0, 1) for m in messages_SB], messages_SB[0].shape[:2]
+
+
+def _unit_outputs(
+    network: UnitNetwork,
+    unit: int,
+    outputs: dict[int, Tensor],
+    rule: Rule,
+    frames: int,
+    lengths_B: Tensor,
+    shortest: int,
+) -> Tensor:
+    first = _first_tick(rule, unit)
+    graph = min(_first_graph_tick(rule, network, unit), frames + 1)
+    parts_SB = []
+    if quiet := range(first, graph):
+        with torch.no_grad():
+            messages, shape = _messages(network, unit, outputs, rule, quiet)
+            parts_SB.append(network.unit(unit)(messages).unflatten(0, shape))
+    if ticks := range(graph, frames + 1):
+        messages, shape = _messages(network, unit, outputs, rule, ticks)
+        part_SB = network.unit(unit)(messages).unflatten(0, shape)
+        mask_SB = _gradient_mask(rule, network, unit, ticks, lengths_B, shortest)
+        parts_SB.append(part_SB if mask_SB is None or not part_SB.requires_grad else mask_gradient(part_SB, mask_SB))
+    return torch.cat(parts_SB) if len(parts_SB) > 1 else parts_SB[0]
 
 
 def network_outputs(network: UnitNetwork | ClipNetwork, video_BTCHW: Tensor, rule: Rule, lengths_B: Tensor) -> Tensor:
-    """Return the network's outputs (N, B, K), with a graph whose backward pass is the rule's."""
+    """Return the network's outputs (N, B, K), with a graph whose backward pass is the rule's.
+
+    Raises:
+        ValueError: the clip ends before the pipeline's first output.
+    """
     if isinstance(network, ClipNetwork):
         return network(video_BTCHW, lengths_B)[None]
     frames = video_BTCHW.shape[1]
+    if rule.forward_shift and frames < network.depth:
+        raise ValueError(
+            f"a clip of {frames} frames gives no output in a pipeline of {network.depth} units; "
+            f"give at least {shortest_clip(network.wiring)} frames, so that every unit gets a gradient"
+        )
     outputs = {INPUT: video_BTCHW.transpose(0, 1).contiguous()}
+    shortest = int(lengths_B.min())
     for unit in range(1, network.depth + 1):
-        outputs[unit] = _unit_outputs(network, unit, outputs, rule, frames, lengths_B)
+        outputs[unit] = _unit_outputs(network, unit, outputs, rule, frames, lengths_B, shortest)
     return outputs[network.depth]
 
 
