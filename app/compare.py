@@ -99,7 +99,8 @@ def _cells(comparison: Comparison, options: argparse.Namespace) -> list[Cell]:
 def _jobs(asked: int | None) -> int:
     if asked is not None and asked < 1:
         raise ValueError(f"--jobs {asked}: expected at least 1")
-    return asked or len(os.sched_getaffinity(0))
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return asked or allowed or 1
 
 
 def _dry_run(comparison: Comparison, cells: list[Cell], settings: Settings) -> int:

@@ -21,6 +21,8 @@ def code_version(root: Path = _ROOT) -> str:
 
     Only code counts: results that a comparison itself writes into the repository do not make it dirty.
     """
+    if not (root / "pyproject.toml").is_file():
+        return "unknown"  # installed as a package: a repository around it is another one
     try:
         commit = _git(root, "rev-parse", "--short=12", "HEAD")
         changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", *CODE)

@@ -106,9 +106,9 @@ def run_task(task: Task, runner: Runner) -> Outcome:
 
 def _one_line(exception: BaseException) -> str:
     """Type and message on one line, cut where it gets long: the log has the rest."""
-    text = " ".join(str(exception).split())
+    name, text = type(exception).__name__.lstrip("_"), " ".join(str(exception).split())
     text = text if len(text) <= ERROR_LENGTH else f"{text[:ERROR_LENGTH]} ..."
-    return f"{type(exception).__name__}: {text}" if text else type(exception).__name__
+    return f"{name}: {text}" if text else name
 
 
 def _cpu_seconds() -> float:
