@@ -43,7 +43,7 @@ def valid_outputs(rule: Rule, depth: int, frames: int, lengths_B: Tensor, *, sta
         start: ticks already done before this clip, in a stream.
     """
     first = max(first_loss_tick(rule, depth), start + 1)
-    ticks_N = torch.arange(first, start + frames + 1, device=lengths_B.device)
+    ticks_N = torch.arange(first, max(first, start + frames + 1), device=lengths_B.device)
     return ticks_N[None, :] <= lengths_B[:, None] + start
 
 

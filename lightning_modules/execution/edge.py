@@ -6,7 +6,8 @@ ticks is a slice of contiguous memory.
 An edge from unit j to unit i, read over all ticks (a_j and a_i: the first ticks of their outputs):
 
     forward   message[t]  = h_j[t - f]                f: the rule's forward shift
-    backward  grad h_j[t + b] += grad message[t]      b: the rule's backward shift; what falls outside the clip is lost
+    backward  grad h_j[t + b] += grad message[t]      b: the rule's backward shift; what falls outside the clip, or
+                                                      before the source's first complete gradient, is lost
 """
 
 from typing import Any
@@ -17,26 +18,36 @@ from torch import Tensor
 
 class _Edge(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, source_SB: Tensor, start: int, length: int, back: int) -> Tensor:
-        ctx.source_ticks, ctx.back = source_SB.shape[0], back
+    def forward(ctx: Any, source_SB: Tensor, start: int, length: int, back: int, used: int) -> Tensor:
+        ctx.source_ticks, ctx.back, ctx.used = source_SB.shape[0], back, used
         return source_SB[start : start + length]
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (grad_SB,) = grad_outputs
-        first, ticks = ctx.back, ctx.source_ticks
-        kept = max(0, min(grad_SB.shape[0], ticks - first))
-        if first == 0 and kept == ticks == grad_SB.shape[0]:
-            return grad_SB, None, None, None
+        ticks = ctx.source_ticks
+        first = min(max(ctx.back, ctx.used), ticks)
+        last = max(first, min(ctx.back + grad_SB.shape[0], ticks))
+        if last - first == ticks == grad_SB.shape[0]:
+            return grad_SB, None, None, None, None
         # Only the ticks that get no message are filled with zeros: this tensor is as large as the unit's output.
         out = grad_SB.new_empty(ticks, *grad_SB.shape[1:])
         out[:first] = 0
-        out[first : first + kept] = grad_SB[:kept]
-        out[first + kept :] = 0
-        return out, None, None, None
+        out[first:last] = grad_SB[first - ctx.back : last - ctx.back]
+        out[last:] = 0
+        return out, None, None, None, None
 
 
-def edge(source_SB: Tensor, *, source_first: int, reader_first: int, last: int, forward: int, backward: int) -> Tensor:
+def edge(
+    source_SB: Tensor,
+    *,
+    source_first: int,
+    reader_first: int,
+    last: int,
+    forward: int,
+    backward: int,
+    used_from: int,
+) -> Tensor:
     """Return the messages that a reader gets from a source at ticks `reader_first`..`last`.
 
     Args:
@@ -46,10 +57,11 @@ def edge(source_SB: Tensor, *, source_first: int, reader_first: int, last: int, 
         last: last tick, T.
         forward: ticks that the edge adds to an activation.
         backward: ticks that the edge adds to a gradient.
+        used_from: first tick at which the source uses a gradient; what comes earlier is dropped.
     """
     start = reader_first - forward - source_first
     back = reader_first + backward - source_first
-    return _Edge.apply(source_SB, start, last - reader_first + 1, back)
+    return _Edge.apply(source_SB, start, last - reader_first + 1, back, used_from - source_first)
 
 
 class _GradientMask(torch.autograd.Function):

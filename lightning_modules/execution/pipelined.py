@@ -234,7 +234,8 @@ def run_pipelined(
         weight_B = (lengths_B >= frame).to(video_BTCHW.dtype)
         about = nominal_frame(depth, tick)
         targets_B = targets_at(targets, max(about - start, 1)) if about >= 1 else None
-        frame_BCHW = video_BTCHW[:, frame - 1] if frame <= frames else None
+        # A copy: a view in a graph or in the state would keep the whole clip alive.
+        frame_BCHW = video_BTCHW[:, frame - 1].clone() if frame <= frames else None
         total, output, gradients = pipeline.train(frame_BCHW, targets_B, weight_B)
         if output is not None and total is not None:
             losses.append(total)

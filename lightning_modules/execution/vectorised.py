@@ -1,8 +1,8 @@
 """The vectorised executor: a unit works on all ticks of a clip at once, and every edge is a delay operator.
 
 It gives the pipelined executor's numbers at backprop's speed on one device, for `update: clip`. It holds T frames of
-activations; the pipelined executor holds one. Under Sideways unit i uses no gradient before tick 2D - i, so those ticks
-pass through it without a graph.
+activations; the pipelined executor holds one. Under Sideways unit i uses no gradient before tick 2D - i: where these
+are most of a clip's ticks, they pass through it without a graph.
 
 Shape legend: B clips, T frames, S ticks of one unit's outputs, N ticks with an output of the network, K classes.
 """
@@ -25,17 +25,29 @@ def _first_tick(rule: Rule, unit: int) -> int:
     return unit if rule.forward_shift else 1
 
 
-def _first_graph_tick(rule: Rule, network: UnitNetwork, unit: int) -> int:
+def _first_used_tick(rule: Rule, network: UnitNetwork, unit: int) -> int:
     """Return the first tick whose gradient a unit uses: before it no graph is needed."""
-    if rule.forwards_gradients:
+    if rule.forwards_gradients and unit != INPUT:
         return first_gradient_tick(network.wiring, unit)
     return _first_tick(rule, unit)
+
+
+def _split(rule: Rule, network: UnitNetwork, unit: int, frames: int) -> tuple[range, range]:
+    """Return a unit's ticks without a graph, and those with one.
+
+    They are split only where most need none: joining the outputs is a copy, which autograd keeps beside the part.
+    """
+    first, end = _first_tick(rule, unit), frames + 1
+    graph = min(_first_used_tick(rule, network, unit), end)
+    if 2 * (graph - first) < end - first:
+        graph = first
+    return range(first, graph), range(graph, end)
 
 
 def _gradient_mask(
     rule: Rule, network: UnitNetwork, unit: int, ticks: range, lengths_B: Tensor, shortest: int
 ) -> Tensor | None:
-    """Return the (S, B) mask of ticks whose gradient a unit uses; None where all do."""
+    """Return the (S, B) mask of ticks at which a clip has not ended, for its gradients; None where it is all true."""
     if rule.forwards_gradients:
         age = 0
     elif rule.stash == "exact" and not rule.drain:
@@ -62,6 +74,7 @@ def _messages(
             last=ticks[-1],
             forward=rule.forward_shift,
             backward=backward,
+            used_from=_first_used_tick(rule, network, source),
         )
         for source in network.wiring.sources_of(unit)
     ]
@@ -77,14 +90,13 @@ def _unit_outputs(
     lengths_B: Tensor,
     shortest: int,
 ) -> Tensor:
-    first = _first_tick(rule, unit)
-    graph = min(_first_graph_tick(rule, network, unit), frames + 1)
+    quiet, ticks = _split(rule, network, unit, frames)
     parts_SB = []
-    if quiet := range(first, graph):
+    if quiet:
         with torch.no_grad():
             messages, shape = _messages(network, unit, outputs, rule, quiet)
             parts_SB.append(network.unit(unit)(messages).unflatten(0, shape))
-    if ticks := range(graph, frames + 1):
+    if ticks:
         messages, shape = _messages(network, unit, outputs, rule, ticks)
         part_SB = network.unit(unit)(messages).unflatten(0, shape)
         mask_SB = _gradient_mask(rule, network, unit, ticks, lengths_B, shortest)
