@@ -17,10 +17,11 @@ _POOLED = (False, True, False, True, True, True)
 _HIDDEN = 1024
 
 
-def _hidden_unit(features: int, act: str) -> UnitSpec:
+def _hidden_unit(features: int, pool: str, act: str) -> UnitSpec:
     def build(in_channels: int) -> nn.Module:
         # 1x1 maps keep the message four-dimensional, so that skips treat this unit like any other.
-        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(in_channels, features, 1), make_activation(act))
+        to_1x1 = nn.AdaptiveMaxPool2d(1) if pool == "max" else nn.AdaptiveAvgPool2d(1)
+        return nn.Sequential(to_1x1, nn.Conv2d(in_channels, features, 1), make_activation(act))
 
     return UnitSpec(features, build)
 
@@ -38,4 +39,4 @@ def vgg8(
     convolutions = [
         conv_unit(scaled(c, width), pool=p, act=activation) for c, p in zip(_CHANNELS, _POOLED, strict=True)
     ]
-    return [*convolutions, _hidden_unit(scaled(_HIDDEN, width), activation), head_unit(num_classes, pool)]
+    return [*convolutions, _hidden_unit(scaled(_HIDDEN, width), pool, activation), head_unit(num_classes, pool)]

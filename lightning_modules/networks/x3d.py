@@ -8,6 +8,15 @@ from lightning_modules.networks.clip_network import ClipNetwork
 _FRAMES, _SIZE = 16, 160  # only the pooling head, which we replace, depends on them
 
 
+def _with_silu(module: nn.Module) -> None:
+    """Put torch's SiLU in place of pytorchvideo's Swish, the same function with a backward that newer torch refuses."""
+    for name, child in module.named_children():
+        if type(child).__name__ == "Swish":
+            setattr(module, name, nn.SiLU())
+        else:
+            _with_silu(child)
+
+
 def x3d(
     in_channels: int, num_classes: int, *, width: float = 1.0, pool: str = "avg", activation: str = "relu"
 ) -> ClipNetwork:
@@ -32,6 +41,7 @@ def x3d(
         width_factor=2.0 * width,
         depth_factor=2.2,
     )
+    _with_silu(model)
     blocks = list(model.blocks)[:-1]
     channels = [m.num_features for m in blocks[-1].modules() if isinstance(m, nn.BatchNorm3d)][-1]
     return ClipNetwork(nn.Sequential(*blocks), nn.Linear(channels, num_classes), pool)
