@@ -75,6 +75,8 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as stop:
         if type(stop).__name__ == "SIGTERMException":  # Lightning's; it would exit with 0
             return TERMINATED
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning has ended the run and exits
+            return INTERRUPTED
         raise
     except (ValueError, OSError, MemoryError) as error:
         if os.environ.get(DEBUG_VARIABLE):
@@ -94,6 +96,11 @@ def user_message(error: BaseException) -> str:
         from app.parser import plain_message
 
         return plain_message(text)
+    if "specified number of total steps" in text:  # torch's OneCycleLR
+        return (
+            f"The checkpoint's learning-rate schedule ends before this run does ({text}). Go on with the same "
+            "--trainer.max_epochs or --trainer.max_steps, or train with --model.schedule constant from the start."
+        )
     return text
 
 

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import SaveConfigCallback
 
 from app.checkpoint_io import CARD, RunCheckpointIO, check_identity, identity, read_checkpoint
-from app.checkpoints import BEST, LAST, RUN_FILE, RandomState, RunCheckpoint
+from app.checkpoints import BEST, LAST, RUN_FILE, KeptGradients, RandomState, RunCheckpoint
 from app.environment import environment, git_state
 from app.run_layout import flat, init_args, run_layout, run_name
 from app.run_logger import RunLogger
@@ -112,7 +112,13 @@ class Run:
             {"schema": 1, "run_name": self.name, "identity": self.identity, "layout": self.layout}
         )
         arguments["plugins"] = [*_as_list(arguments.get("plugins")), self.io]
-        arguments["callbacks"] = [*_as_list(arguments.get("callbacks")), RandomState(), Outcome(), *_measures()]
+        arguments["callbacks"] = [
+            *_as_list(arguments.get("callbacks")),
+            RandomState(),
+            KeptGradients(),
+            Outcome(),
+            *_measures(),
+        ]
         if self.subcommand == "predict":
             from app.predictions import PredictionTable
 
