@@ -83,9 +83,8 @@ def test_activation_and_pool_change_the_answer(name, activation):
     def answer(**options):
         torch.manual_seed(0)
         network = build_network(name, width=NARROW, **options)
-        return network(
-            torch.linspace(0, 1, 3 * 32 * 32).view(1, 3, 32, 32).expand(*[1] * (name == "cnn3d"), 2, 3, 32, 32)
-        )
+        frames = torch.linspace(0, 1, 3 * 64 * 64).view(1, 3, 64, 64)
+        return network(frames[None] if name == "cnn3d" else frames)
 
     assert not torch.equal(answer(activation=activation), answer(activation=activation, pool="max"))
     if activation != "relu":

@@ -66,10 +66,10 @@ def test_newest_edges(name, depth):
 
 
 def test_newest_edges_by_hand():
-    # concat, 5 units: 5 sends to 4 and 3; 4 sends to 2 only; 3 sends to 1 only.
+    # concat, 5 units: 5 sends to 4 and 3; 4 sends to 2 only; 3 sends to 1 only; 2 reads only 1 and sends to it.
     wiring = make_wiring("concat", 5, gradients="newest")
-    assert [wiring.gradient_paths(unit) for unit in range(1, 6)] == [{2}, {2}, {1}, {1}, {0}]
-    assert [lag(wiring, unit) for unit in range(1, 6)] == [4, 4, 2, 2, 0]
+    assert [wiring.gradient_paths(unit) for unit in range(1, 6)] == [{2, 3}, {2}, {1}, {1}, {0}]
+    assert [lag(wiring, unit) for unit in range(1, 6)] == [6, 4, 2, 2, 0]
 
 
 def test_newest_edges_of_a_chain_are_all_edges():
