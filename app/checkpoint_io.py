@@ -15,6 +15,7 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
 CARD = "skip_sideways"
+UNFINISHED = ".*.writing"
 IDENTITY = ("network", "wiring", "width", "depth", "reach", "in_channels", "num_classes")
 
 

@@ -10,15 +10,13 @@ two batches of one epoch: from an epoch's or a validation's end Lightning would 
 """
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
-import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import Checkpoint
 
+from app.checkpoint_io import UNFINISHED
 from app.run_logger import RunLogger
 
 LAST, BEST, PREVIOUS = "last.ckpt", "best.ckpt", "previous.ckpt"
@@ -80,6 +78,8 @@ class RunCheckpoint(Checkpoint):
         last = self.folder / LAST
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.folder.mkdir(parents=True, exist_ok=True)
+            for unfinished in self.folder.glob(UNFINISHED):  # of a process that was killed while it wrote
+                unfinished.unlink(missing_ok=True)
             if last.exists() and not trainer.ckpt_path:
                 last.replace(self.folder / PREVIOUS)
             (self.folder / RUN_FILE).write_text(json.dumps({"run_id": self.run_id}), encoding="utf-8")
@@ -139,64 +139,3 @@ def hand_over_metrics(trainer: pl.Trainer) -> None:
     for logger in trainer.loggers:
         if isinstance(logger, RunLogger):
             logger.log_ahead(connector.metrics["log"], trainer.fit_loop.epoch_loop._batches_that_stepped)
-
-
-class RandomState(Callback):
-    """Keeps the random generators of torch, numpy and Python in the checkpoint, as plain values."""
-
-    def __init__(self) -> None:
-        self._loaded: dict[str, Any] | None = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return every generator's state."""
-        kind, keys, position, has_gauss, cached = np.random.get_state()
-        return {
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "numpy": [
-                str(kind),
-                torch.from_numpy(np.asarray(keys, np.int64)),
-                int(position),
-                int(has_gauss),
-                float(cached),
-            ],
-            "python": random.getstate(),
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Hold the states until training starts: building the loaders draws numbers."""
-        self._loaded = state_dict
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Set the generators to where the checkpoint found them."""
-        if self._loaded is None:
-            return
-        state, self._loaded = self._loaded, None
-        torch.set_rng_state(state["torch"])
-        if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["cuda"])
-        kind, keys, position, has_gauss, cached = state["numpy"]
-        np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
-        version, internal, gauss = state["python"]
-        random.setstate((version, tuple(internal), gauss))
-
-
-class KeptGradients(Callback):
-    """Keeps gradients that a module restored from a checkpoint: Lightning sets them to nothing before it trains.
-
-    Between two updates of an accumulation they are state.
-    """
-
-    def __init__(self) -> None:
-        self._gradients: dict[str, torch.Tensor] = {}
-
-    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
-        """Called after the module's own hook."""
-        self._gradients = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put them back."""
-        for name, p in pl_module.named_parameters():
-            if name in self._gradients:
-                p.grad = self._gradients[name].to(p)
-        self._gradients = {}

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,12 @@ PACKAGES = (
 _SOURCE = Path(__file__).resolve().parent.parent
 
 
+@lru_cache
 def git_state(folder: Path = _SOURCE) -> tuple[str, bool]:
-    """Return (commit, dirty) of the checkout this code runs from; ("unknown", False) where there is none."""
+    """Return (commit, dirty) of the checkout this code runs from; ("unknown", False) where there is none.
+
+    Asked once a process: a later commit is not the code that runs.
+    """
     try:
         return _git(folder, "rev-parse", "HEAD"), bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.SubprocessError):

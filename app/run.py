@@ -18,8 +18,10 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import SaveConfigCallback
 
 from app.checkpoint_io import CARD, RunCheckpointIO, check_identity, identity, read_checkpoint
-from app.checkpoints import BEST, LAST, RUN_FILE, KeptGradients, RandomState, RunCheckpoint
+from app.checkpoints import BEST, LAST, RUN_FILE, RunCheckpoint
 from app.environment import environment, git_state
+from app.kept_state import KeptGradients, RandomState
+from app.outcome import Outcome
 from app.run_layout import flat, init_args, run_layout, run_name
 from app.run_logger import RunLogger
 from lightning_modules.callbacks import ConfusionArtifact, StepMemory, StepTime, TickLatency
@@ -187,21 +189,6 @@ class RunConfig(SaveConfigCallback):
         """Called once, on rank zero, before data is set up."""
         if self.tracked is not None:
             self.tracked.store_setting(self.parser.dump(self.config, skip_unset=False))
-
-
-class Outcome(Callback):
-    """Says in MLflow how a run ended that did not end well: KILLED from outside, or FAILED with the error as a tag."""
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Called before Lightning finalizes the loggers."""
-        for logger in trainer.loggers:
-            if not isinstance(logger, RunLogger) or not logger.started:
-                continue
-            if isinstance(exception, KeyboardInterrupt | SystemExit):
-                logger.outcome = "KILLED"
-            else:
-                logger.outcome = "FAILED"
-                logger.try_tag("error", f"{type(exception).__name__}: {exception}"[:500])
 
 
 def _refuse_automatic(chosen: Mapping[str, Any]) -> None:

@@ -206,7 +206,7 @@ class RunLogger(Logger):
     def finalize(self, status: str) -> None:
         """Write what is left and end the run: FINISHED, FAILED, or KILLED where `outcome` says so.
 
-        ValueError: the store does not take the last values.
+        ValueError: the store does not take the last values (a warning where another error is on its way).
         """
         if self._client is None:
             return
@@ -214,7 +214,11 @@ class RunLogger(Logger):
             self.flush()
             self._client.set_terminated(self.run_id, self.outcome or STATUS.get(status, "FINISHED"))
         except Exception as error:
-            raise ValueError(
+            message = (
                 f"{len(self._buffer)} values could not be written to the store {self.uri} ({error}). Checkpoints "
                 "are whole. Free space or restore the store, then run the same command with --ckpt_path last."
-            ) from error
+            )
+            if status == "failed":
+                rank_zero_warn(message)
+                return
+            raise ValueError(message) from error
