@@ -1,10 +1,9 @@
-"""Lets the tests of this folder import `launch`, and the packages rather than the test folders of the same names."""
+"""Lets the tests of this folder import `launch`."""
 
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent.parent), str(HERE)]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 # Lightning's log handler keeps the stderr of the moment it is imported, which must not be one test's captured one.
 import app.trainer_cli  # noqa: E402, F401
