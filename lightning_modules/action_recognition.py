@@ -128,6 +128,7 @@ class ActionRecognition(LightningModule):
                     p.requires_grad_(False)
         self.frames_seen = 0
         self._start_weights: dict[str, Tensor] = {}
+        self._restored_gradients: dict[str, Tensor] = {}
         self._video_scores: dict[int, Tensor] = {}
         self._video_labels: dict[int, int] = {}
         top_k = min(5, num_classes)
@@ -165,6 +166,16 @@ class ActionRecognition(LightningModule):
         """Remember the weights at the start, from which `weight_change` is measured."""
         if self.hparams["log_gradients_every"] and not self._start_weights:
             self._start_weights = {name: p.detach().clone() for name, p in self.network.named_parameters()}
+
+    def on_train_start(self) -> None:
+        """Finish what a resume left open: the loader's place in its epoch, and gradients inside an accumulation."""
+        # Planning the schedule made Lightning set the loader up before it had read its state.
+        self.trainer.fit_loop._load_combined_loader_states()
+        # Lightning cleared all gradients after it had loaded the checkpoint.
+        for name, p in self.network.named_parameters():
+            if name in self._restored_gradients:
+                p.grad = self._restored_gradients[name].to(p)
+        self._restored_gradients = {}
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Find the batch's gradients under the rule and change the weights; one counted step per update."""
@@ -322,9 +333,7 @@ class ActionRecognition(LightningModule):
         state = checkpoint.get("action_recognition", {})
         self.frames_seen = state.get("frames_seen", 0)
         self._start_weights = state.get("start_weights", {})
-        for name, p in self.network.named_parameters():
-            gradient = state.get("gradients", {}).get(name)
-            p.grad = None if gradient is None else gradient.to(p)
+        self._restored_gradients = state.get("gradients", {})
 
 
 def _check_training(network: UnitNetwork | ClipNetwork, train_units: str, update: str, accumulate: int) -> None:

@@ -35,7 +35,8 @@ def alignment(
     for unit in range(1, network.depth + 1):
         if names := _shared_names(network, unit, gradients, exact):
             ours, theirs = _flat(gradients, names), _flat(exact, names)
-            cosines[unit] = torch.nn.functional.cosine_similarity(ours, theirs, dim=0).item()
+            cosine = torch.nn.functional.cosine_similarity(ours, theirs, dim=0)
+            cosines[unit] = cosine.clamp(-1, 1).item()  # rounding may overshoot
     return cosines
 
 

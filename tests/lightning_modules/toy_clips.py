@@ -6,7 +6,7 @@ Every clip is a pure function of its index, and the loader is the project's own,
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from datamodules.loader import EpochSampler, ResumableLoader
 
@@ -46,14 +46,13 @@ class ToyData(LightningDataModule):
         self.train = ToyClips(clips, frames, size, classes, ragged=ragged)
         self.held_out = ToyClips(clips, frames, size, classes, views=views, ragged=ragged)
 
-    def _loader(self, dataset, *, shuffle):
-        sampler = EpochSampler(len(dataset), seed=self.seed, shuffle=shuffle)
-        return ResumableLoader(dataset, sampler=sampler, batch_size=self.batch_size, collate_fn=default_collate)
-
     def train_dataloader(self):
-        return self._loader(self.train, shuffle=True)
+        return ResumableLoader(self.train, sampler=self._sampler(self.train, True), batch_size=self.batch_size)
 
     def val_dataloader(self):
-        return self._loader(self.held_out, shuffle=False)
+        return DataLoader(self.held_out, sampler=self._sampler(self.held_out, False), batch_size=self.batch_size)
+
+    def _sampler(self, dataset, shuffle):
+        return EpochSampler(len(dataset), seed=self.seed, shuffle=shuffle)
 
     test_dataloader = predict_dataloader = val_dataloader
