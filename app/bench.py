@@ -6,6 +6,7 @@ only torch, Lightning's family and numpy are needed, so that it runs where no mo
 
 import argparse
 import json
+import os
 import platform
 import shlex
 import sys
@@ -117,9 +118,10 @@ def provenance(argv: Sequence[str], options: argparse.Namespace) -> dict[str, An
     from app.environment import cpu_model, git_state, package_versions
 
     commit, dirty = git_state()
+    words = [os.path.relpath(word) if os.path.isabs(word) else word for word in argv]
     device = torch.cuda.get_device_name(options.device) if options.device.startswith("cuda") else cpu_model()
     return {
-        "command": shlex.join(["skip-sideways", "bench", *argv]),
+        "command": shlex.join(["skip-sideways", "bench", *words]),
         "commit": commit[:12] + ("-dirty" if dirty else ""),
         "device": device,
         "threads": options.threads,
