@@ -115,14 +115,14 @@ def provenance(argv: Sequence[str], options: argparse.Namespace) -> dict[str, An
     """Return command, commit, versions and hardware."""
     import torch
 
-    from app.environment import cpu_model, git_state, package_versions
+    from app.comparison.provenance import code_version
+    from app.environment import cpu_model, package_versions
 
-    commit, dirty = git_state()
     words = [os.path.relpath(word) if os.path.isabs(word) else word for word in argv]
     device = torch.cuda.get_device_name(options.device) if options.device.startswith("cuda") else cpu_model()
     return {
         "command": shlex.join(["skip-sideways", "bench", *words]),
-        "commit": commit[:12] + ("-dirty" if dirty else ""),
+        "commit": code_version(),
         "device": device,
         "threads": options.threads,
         "python": platform.python_version(),
@@ -135,7 +135,8 @@ def tables(results: list[dict[str, Any]]) -> list[tuple[tuple[str, ...], list[li
     """Return the table of times and the table of memory, as header and rows of text."""
     times = [[r["row"], *(f"{r[key]:.{digits}f}" for key, digits in COLUMNS)] for r in results]
     lengths = list(results[0]["memory"])
-    header = ["row", *[f"saved MiB, T={t}" for t in lengths], f"T={lengths[-1]} / T={lengths[0]}"]
+    header = ["row", *[f"saved MiB, T={t}" for t in lengths]]
+    header += [f"T={t} / T={lengths[0]}" for t in lengths[1:]]
     header += [f"state MiB, T={t}" for t in lengths]
     cuda = results[0]["memory"][lengths[0]]["device_peak_mib"] is not None
     header += [f"device peak MiB, T={t}" for t in lengths] if cuda else []
@@ -145,7 +146,7 @@ def tables(results: list[dict[str, Any]]) -> list[tuple[tuple[str, ...], list[li
 def _memory_row(result: dict[str, Any], lengths: list[str], cuda: bool) -> list[str]:
     memory = [result["memory"][t] for t in lengths]
     saved = [m["saved_tensors_mib"] for m in memory]
-    cells = [result["row"], *[f"{value:.2f}" for value in saved], f"{saved[-1] / saved[0]:.2f}"]
+    cells = [result["row"], *[f"{value:.2f}" for value in saved], *[f"{value / saved[0]:.2f}" for value in saved[1:]]]
     cells += [f"{m['state_mib']:.2f}" for m in memory]
     return cells + ([f"{m['device_peak_mib']:.1f}" for m in memory] if cuda else [])
 
@@ -172,7 +173,7 @@ def markdown(run: dict[str, Any]) -> str:
         "Saved: most bytes that autograd held at one time. State: what the pipeline holds between two ticks.",
     ]
     body = [markdown_table(header, rows).strip() for header, rows in tables(run["rows"])]
-    return "\n\n".join([*head, *body, verdict(run["rows"]).capitalize() + "."]) + "\n"
+    return "\n\n".join([*head, *body, f"Goal: {verdict(run['rows'])}."]) + "\n"
 
 
 def main(argv: list[str]) -> int:
