@@ -23,6 +23,7 @@ from lightning_modules.metrics.gradients import alignment, gradient_norm, weight
 from lightning_modules.networks import ClipNetwork, UnitNetwork, build_network
 from lightning_modules.optimisation import (
     clip_per_unit,
+    freeze_all_but,
     make_optimizer,
     make_scheduler,
     parameter_groups,
@@ -59,7 +60,7 @@ class ActionRecognition(LightningModule):
         update: clip (weights fixed inside a clip) or frame (a step at every tick).
         stash: exact keeps the past inputs that make Sideways' gradients exact.
         drain: with stash exact, run on until the last losses have reached the lowest unit.
-        train_units: all, or last to leave every other unit at its random start (the frozen control).
+        train_units: all, last (every other unit stays at its random start: the frozen control), or a list of units.
         optimizer: adamw or sgd.
         lr: learning rate of the last unit, and of the others after lag_scaling.
         weight_decay: decoupled for adamw.
@@ -92,7 +93,7 @@ class ActionRecognition(LightningModule):
         update: str = "clip",
         stash: str = "none",
         drain: bool = True,
-        train_units: str = "all",
+        train_units: str | list[int] = "all",
         optimizer: str = "adamw",
         lr: float = 1e-3,
         weight_decay: float = 0.0,
@@ -121,11 +122,8 @@ class ActionRecognition(LightningModule):
             gradient_edges=gradient_edges,  # type: ignore[arg-type]
         )
         check_combination(self.network, self.rule, executor)
-        _check_training(self.network, train_units, update, accumulate)
-        if train_units == "last":
-            for unit in range(1, self.network.depth):
-                for p in self.network.unit_parameters(unit).values():
-                    p.requires_grad_(False)
+        _check_training(update, accumulate)
+        freeze_all_but(self.network, train_units)
         self.frames_seen = 0
         self._start_weights: dict[str, Tensor] = {}
         self._restored_gradients: dict[str, Tensor] = {}
@@ -239,7 +237,7 @@ class ActionRecognition(LightningModule):
 
     def _logs_gradients(self, batch_idx: int) -> bool:
         every = self.hparams["log_gradients_every"]
-        return bool(every) and batch_idx % every == 0 and not isinstance(self.network, ClipNetwork)
+        return bool(every) and (batch_idx + 1) % every == 0 and not isinstance(self.network, ClipNetwork)
 
     def _log_gradients(self, batch: Batch, gradients: Mapping[str, Tensor]) -> None:
         assert isinstance(self.network, UnitNetwork)
@@ -336,11 +334,7 @@ class ActionRecognition(LightningModule):
         self._restored_gradients = state.get("gradients", {})
 
 
-def _check_training(network: UnitNetwork | ClipNetwork, train_units: str, update: str, accumulate: int) -> None:
-    if train_units not in ("all", "last"):
-        raise ValueError(f"train_units {train_units!r} is unknown; expected 'all' or 'last'")
-    if train_units == "last" and isinstance(network, ClipNetwork):
-        raise ValueError("train_units 'last' with a network that takes whole clips and is one unit; use 'all'")
+def _check_training(update: str, accumulate: int) -> None:
     if accumulate < 1:
         raise ValueError(f"accumulate is {accumulate}; it must be at least 1")
     if accumulate > 1 and update == "frame":

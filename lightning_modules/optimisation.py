@@ -4,7 +4,7 @@ Clipping and accumulation are ours, not the Trainer's, so that they mean the sam
 neither with manual optimisation.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import exp, inf
 
 import torch
@@ -36,6 +36,28 @@ def lag_factor(scaling: str, strength: float, frames: int) -> float:
     if scaling == "inverse":
         return 1 / (1 + strength * frames)
     return exp(-strength * frames) if scaling == "exponential" else 1.0
+
+
+def freeze_all_but(network: UnitNetwork | ClipNetwork, units: str | Sequence[int]) -> None:
+    """Leave every unit but the named ones at its random start.
+
+    Args:
+        network: its other units' parameters lose `requires_grad`.
+        units: `all`, `last`, or unit numbers counted from 1.
+
+    Raises:
+        ValueError: a name or number that the network does not have.
+    """
+    numbers = (
+        {"all": range(1, network.depth + 1), "last": [network.depth]}.get(units) if isinstance(units, str) else units
+    )
+    if not numbers or not all(1 <= unit <= network.depth for unit in numbers):
+        raise ValueError(f"train_units {units!r}; expected 'all' or 'last', or some of the units 1 to {network.depth}")
+    if units == "last" and isinstance(network, ClipNetwork):
+        raise ValueError("train_units 'last' with a network that takes whole clips and is one unit; use 'all'")
+    for unit in set(range(1, network.depth + 1)) - set(numbers):
+        for p in network.unit_parameters(unit).values():
+            p.requires_grad_(False)
 
 
 def parameter_groups(

@@ -341,7 +341,7 @@ def test_fewest_frames(options, frames):
         ({"rule": "backprop_frame", "stash": "exact"}, "leave stash out"),
         ({"rule": "backprop"}, "use rule 'backprop_frame'"),
         ({"network": "cnn3d", "depth": None}, "use rule 'backprop'"),
-        ({"train_units": "first"}, "expected 'all' or 'last'"),
+        ({"train_units": "first"}, "'all' or 'last'"),
         ({**METHODS["backprop cnn3d"], "train_units": "last"}, "is one unit; use 'all'"),
         ({"accumulate": 0}, "at least 1"),
         ({**PIPELINED, "update": "frame", "accumulate": 2}, "use update 'clip'"),

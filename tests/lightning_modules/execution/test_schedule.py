@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_modules.execution import schedule
-from lightning_modules.networks import WIRINGS, make_wiring
+from lightning_modules.networks import WIRINGS, Wiring, make_wiring
 from tests.lightning_modules.execution.reference import Reference, tiny_network
 
 
@@ -88,3 +88,35 @@ def test_a_skip_of_span_s_waits_twice_s_minus_one_ticks(wiring_name: str) -> Non
     for source, reader in wiring.edges():
         if source > 0:
             assert schedule.message_wait(wiring, reader, source) == 2 * (reader - source - 1)
+
+
+def kept_orders(wiring: Wiring) -> list[bool]:
+    """For every gradient path and every comparison that it starts from: is the order in time the true one?
+
+    Unit i compares the message of p, about frame t - p, with that of k, about frame t - k. The gradient for p's message
+    reaches a unit m hops down m ticks later, so it meets a frame that is 2m newer than the one it is about.
+    """
+    kept = []
+    for compared, reader in wiring.edges():
+        others = [k for k in wiring.sources_of(reader) if k != compared]
+        # The last unit pools and adds up: it compares nothing.
+        if reader == wiring.depth or not wiring.carries_gradient(compared, reader):
+            continue
+        hops, units = 1, {compared}
+        while units:
+            for other in others:
+                true_offset = other - compared
+                kept.append((true_offset > 0) == (true_offset + 2 * hops > 0) and true_offset + 2 * hops != 0)
+            units = {j for j, i in wiring.edges() if i in units and wiring.carries_gradient(j, i)}
+            hops += 1
+    return kept
+
+
+@pytest.mark.parametrize("depth", [4, 5, 6])
+@pytest.mark.parametrize("wiring_name", ["residual", "concat", "dense"])
+def test_newest_edges_keep_the_order_in_time_and_all_edges_do_not(wiring_name: str, depth: int) -> None:
+    newest = kept_orders(make_wiring(wiring_name, depth, gradients="newest"))
+    every = kept_orders(make_wiring(wiring_name, depth))
+    assert newest
+    assert all(newest)
+    assert not all(every)
