@@ -19,7 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from lightning_modules.execution import check_combination, clip_gradients, clip_logits
 from lightning_modules.execution.schedule import shortest_clip
-from lightning_modules.metrics.gradients import alignment, gradient_norm, weight_change, with_all_edges
+from lightning_modules.metrics.gradients import alignment, gradient_norm, is_logged, weight_change, with_all_edges
 from lightning_modules.networks import ClipNetwork, UnitNetwork, build_network
 from lightning_modules.optimisation import (
     clip_per_unit,
@@ -236,8 +236,7 @@ class ActionRecognition(LightningModule):
             clip_per_unit(optimizer, self.hparams["clip_norm"])
 
     def _logs_gradients(self, batch_idx: int) -> bool:
-        every = self.hparams["log_gradients_every"]
-        return bool(every) and (batch_idx + 1) % every == 0 and not isinstance(self.network, ClipNetwork)
+        return is_logged(batch_idx, self.hparams["log_gradients_every"]) and not isinstance(self.network, ClipNetwork)
 
     def _log_gradients(self, batch: Batch, gradients: Mapping[str, Tensor]) -> None:
         assert isinstance(self.network, UnitNetwork)

@@ -6,15 +6,18 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
+from lightning_modules.metrics.gradients import is_logged
 from lightning_modules.metrics.memory import MIB, SavedTensors, peak_mib, reset_peak
 
-MEASURED_STEP = 2  # the first steps allocate the optimizer's state
+MEASURED_STEP = 2  # the first step allocates the optimizer's state
 
 
 class StepMemory(Callback):
     """Counts the bytes that autograd holds at most during one early step, and the peak of process or device.
 
-    The counted step is one of those that `StepTime` drops as warm-up, since counting costs time.
+    The counted step is one of those that `StepTime` drops as warm-up, since counting costs time. A step on which
+    gradients are compared for the log is not counted: it also holds the graph of the exact backprop. The peak of the
+    process or device is over all steps, and has that graph in it where gradients are logged.
     """
 
     def __init__(self) -> None:
@@ -29,9 +32,10 @@ class StepMemory(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Start counting at the measured step."""
+        """Start counting at the measured step, or the next whose gradients are not logged."""
         self._steps += 1
-        if self._steps == MEASURED_STEP:
+        logged = is_logged(batch_idx, pl_module.hparams.get("log_gradients_every", 0))
+        if self._meter is None and self._steps >= MEASURED_STEP and not logged:
             self._meter = self._stack.enter_context(SavedTensors.measure(pl_module))
 
     def on_train_batch_end(

@@ -6,6 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
+from lightning_modules.metrics.gradients import is_logged
 from lightning_modules.metrics.latency import percentile, synchronise
 
 WARM_UP_STEPS = 5
@@ -38,8 +39,8 @@ class StepTime(Callback):
         synchronise(pl_module.device)
         elapsed_ms = 1000 * (time.perf_counter() - self._start)
         self._steps += 1
-        every = pl_module.hparams.get("log_gradients_every", 0)
-        if self._steps > WARM_UP_STEPS and not (every and batch_idx % every == 0):
+        logged = is_logged(batch_idx, pl_module.hparams.get("log_gradients_every", 0))
+        if self._steps > WARM_UP_STEPS and not logged:
             self._times_ms.append(elapsed_ms)
             self._frames += int(batch["length"].sum())
 

@@ -10,6 +10,14 @@ from torch import Tensor
 from lightning_modules.networks import ClipNetwork, UnitNetwork
 
 
+def is_logged(batch_idx: int, every: int) -> bool:
+    """Return whether a batch (from 0) is the last of each `every` batches, whose gradients are logged; 0: never.
+
+    Callbacks that time or weigh a step ask too: a logged step also does the exact backprop it is compared with.
+    """
+    return every > 0 and (batch_idx + 1) % every == 0
+
+
 def with_all_edges(network: UnitNetwork) -> UnitNetwork:
     """Return the same network, its parameters shared, with gradients over all edges: what exact backprop needs."""
     if network.wiring.gradients == "all":
