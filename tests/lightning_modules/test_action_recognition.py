@@ -356,3 +356,32 @@ def test_errors_that_teach(options, message):
 def test_a_schedule_needs_an_end(tmp_path):
     with pytest.raises(ValueError, match="set max_epochs or max_steps"):
         fitted(tmp_path, {"schedule": "onecycle"}, max_epochs=-1)
+
+
+def test_alignment_is_against_exact_gradients_over_all_edges(tmp_path):
+    """With `newest` edges even backprop's gradient is cut; the measure must say so."""
+    seen = []
+
+    class Logged(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            seen.append(trainer.callback_metrics["alignment/unit_1"].item())
+
+    options = {"rule": "backprop_shifted", "wiring": "concat", "gradient_edges": "newest", "depth": 5}
+    fitted(tmp_path, {**options, "log_gradients_every": 1}, ToyData(frames=12), callbacks=[Logged()], max_epochs=1)
+    assert max(seen) < 0.9999
+
+
+@pytest.mark.parametrize("method", ["sideways chain", "sideways update frame", "backprop_frame"])
+def test_gradients_are_clipped_per_unit_before_every_step(method, tmp_path, monkeypatch):
+    norms = []
+    original = torch.optim.SGD.step
+
+    def watching(self, *args, **kwargs):
+        for group in self.param_groups:
+            parts = [p.grad.flatten() for p in group["params"] if p.grad is not None]
+            norms.extend([torch.cat(parts).norm().item()] if parts else [])
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", watching)
+    fitted(tmp_path, {**METHODS[method], "optimizer": "sgd", "clip_norm": 1e-3}, max_epochs=1)
+    assert max(norms) == pytest.approx(1e-3, rel=1e-2)
