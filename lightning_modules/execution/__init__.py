@@ -1,12 +1,7 @@
 """In what order the work is done, and what is held meanwhile: the vectorised and the pipelined executor."""
 
-from lightning_modules.execution.clip_gradients import (
-    EXECUTORS,
-    ClipGradients,
-    check_combination,
-    clip_gradients,
-    clip_logits,
-)
+from lightning_modules.execution.arguments import EXECUTORS, check_combination
+from lightning_modules.execution.clip_gradients import ClipGradients, clip_gradients, clip_logits
 from lightning_modules.execution.pipelined import Pipeline, PipelineState
 
 __all__ = [

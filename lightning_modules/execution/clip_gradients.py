@@ -3,19 +3,24 @@
 Shape legend: B clips, T frames, C channels, H and W height and width, N ticks with an output, K classes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from lightning_modules.execution.arguments import (
+    check_combination,
+    check_gives_output,
+    check_state,
+    check_targets,
+    clip_lengths,
+)
 from lightning_modules.execution.clip_loss import Loss, cross_entropy, gradient_count, valid_outputs
 from lightning_modules.execution.pipelined import OnTick, Pipeline, PipelineState, run_pipelined
 from lightning_modules.execution.vectorised import network_outputs, run_vectorised
 from lightning_modules.networks.clip_network import ClipNetwork
 from lightning_modules.networks.unit_network import UnitNetwork
 from lightning_modules.rules import Rule, make_rule
-
-EXECUTORS = ("vectorised", "pipelined")
 
 
 @dataclass
@@ -35,27 +40,6 @@ class ClipGradients:
     valid_BN: Tensor
     gradients: dict[str, Tensor]
     state: PipelineState | None = None
-
-
-def check_combination(network: UnitNetwork | ClipNetwork, rule: Rule, executor: str) -> None:
-    """Refuse a network, rule and executor that make no sense together.
-
-    Raises:
-        ValueError: with what to type instead.
-    """
-    if executor not in EXECUTORS:
-        raise ValueError(f"executor {executor!r} is unknown; expected one of {', '.join(EXECUTORS)}")
-    if rule.whole_clip != isinstance(network, ClipNetwork):
-        what = "takes whole clips" if isinstance(network, ClipNetwork) else "is cut into per-frame units"
-        use = "'backprop'" if isinstance(network, ClipNetwork) else "'backprop_frame', 'backprop_shifted' or 'sideways'"
-        raise ValueError(f"rule {rule.name!r} with a network that {what}; use rule {use}")
-    if executor == "pipelined" and not rule.pipelines:
-        raise ValueError(
-            f"rule {rule.name!r} waits for the whole clip and cannot be pipelined; use executor 'vectorised', "
-            "or rule 'sideways' with stash 'exact' for exact gradients without waiting"
-        )
-    if executor == "vectorised" and rule.pipelines and rule.update == "frame":
-        raise ValueError("update 'frame' changes weights at every tick; executor 'vectorised' cannot: use 'pipelined'")
 
 
 def _scaled(
@@ -117,20 +101,21 @@ def clip_gradients(
         executor: `vectorised` or `pipelined`; they agree to rounding.
         lengths_B: real frames of each clip; None means all T.
         loss: from (n, K) outputs and (n, ...) targets to (n,) losses.
-        state: pipelined only: go on from here, for clips that continue a stream.
+        state: pipelined only: go on from here, for clips that continue a stream; it is changed in place.
         on_tick: needed by `update: frame`: takes each tick's gradients, changes the weights.
 
     Raises:
-        ValueError: a combination that makes no sense, with what to use instead.
+        ValueError: a combination that makes no sense, with what to use instead; shapes or lengths that do not fit.
     """
     rule = make_rule(rule) if isinstance(rule, str) else rule
     check_combination(network, rule, executor)
+    check_state(rule, executor, state)
+    lengths_B = clip_lengths(video_BTCHW, lengths_B)
+    check_targets(video_BTCHW, targets)
     if (rule.update == "frame") != (on_tick is not None):
         raise ValueError(
             f"update {rule.update!r} with on_tick={on_tick}; on_tick belongs to update 'frame', and only there"
         )
-    if lengths_B is None:
-        lengths_B = video_BTCHW.new_full((len(video_BTCHW),), video_BTCHW.shape[1], dtype=torch.long)
     if executor == "pipelined":
         assert isinstance(network, UnitNetwork)
         start = state.tick if state else 0
@@ -159,17 +144,21 @@ def clip_logits(
 ) -> tuple[Tensor, Tensor]:
     """Return outputs (B, N, K) and their mask (B, N), as the rule's network computes them at test time.
 
-    A pipelined network answers at ticks D..T; an ordinary one at every frame.
+    A pipelined network answers at ticks D..T; an ordinary one at every frame. A rule that cannot be pipelined runs
+    vectorised whatever `executor` says: nothing is learnt here, so nothing waits.
+
+    Raises:
+        ValueError: a combination that makes no sense; lengths that do not fit; a clip that ends before tick D.
     """
-    rule = make_rule(rule) if isinstance(rule, str) else rule
+    rule = replace(make_rule(rule) if isinstance(rule, str) else rule, update="clip")  # no weight changes here
     check_combination(network, rule, "vectorised" if not rule.pipelines else executor)
-    if lengths_B is None:
-        lengths_B = video_BTCHW.new_full((len(video_BTCHW),), video_BTCHW.shape[1], dtype=torch.long)
+    lengths_B = clip_lengths(video_BTCHW, lengths_B)
     if rule.whole_clip:
         return network_outputs(network, video_BTCHW, rule, lengths_B).transpose(0, 1), lengths_B[:, None] > 0
     valid_BN = valid_outputs(rule, network.depth, video_BTCHW.shape[1], lengths_B)
     if executor == "pipelined" and rule.pipelines:
         assert isinstance(network, UnitNetwork)
+        check_gives_output(network, rule, video_BTCHW.shape[1])
         pipeline = Pipeline(network, rule, cross_entropy)
         outputs = [pipeline.infer(frame_BCHW) for frame_BCHW in video_BTCHW.unbind(1)]
         return torch.stack([o for o in outputs if o is not None], dim=1), valid_BN

@@ -10,9 +10,10 @@ Shape legend: B clips, T frames, S ticks of one unit's outputs, N ticks with an 
 import torch
 from torch import Tensor
 
+from lightning_modules.execution.arguments import check_gives_output
 from lightning_modules.execution.clip_loss import Loss, targets_at, valid_outputs
 from lightning_modules.execution.edge import edge, mask_gradient
-from lightning_modules.execution.schedule import first_gradient_tick, lag, shortest_clip
+from lightning_modules.execution.schedule import first_gradient_tick, lag
 from lightning_modules.networks.clip_network import ClipNetwork
 from lightning_modules.networks.unit_network import UnitNetwork
 from lightning_modules.networks.wiring import INPUT
@@ -113,11 +114,7 @@ def network_outputs(network: UnitNetwork | ClipNetwork, video_BTCHW: Tensor, rul
     if isinstance(network, ClipNetwork):
         return network(video_BTCHW, lengths_B)[None]
     frames = video_BTCHW.shape[1]
-    if rule.forward_shift and frames < network.depth:
-        raise ValueError(
-            f"a clip of {frames} frames gives no output in a pipeline of {network.depth} units; "
-            f"give at least {shortest_clip(network.wiring)} frames, so that every unit gets a gradient"
-        )
+    check_gives_output(network, rule, frames)
     outputs = {INPUT: video_BTCHW.transpose(0, 1).contiguous()}
     shortest = int(lengths_B.min())
     for unit in range(1, network.depth + 1):

@@ -109,20 +109,22 @@ def test_an_undrained_stash_lacks_the_last_contributions() -> None:
     assert relative_error({n: part[n] for n in lowest}, lowest) > 0.05
 
 
+@pytest.mark.parametrize("rule", ["sideways", "stash undrained"])
 @pytest.mark.parametrize("wiring", ["chain", "concat"])
-def test_a_stream_in_two_pieces_is_the_stream(wiring: str) -> None:
+def test_a_stream_in_two_pieces_is_the_stream(wiring: str, rule: str) -> None:
     """State kept between clips: sums over the pieces' ticks equal the whole, also through a checkpoint's bytes."""
     network, video = tiny_network(3, wiring), moving_video(3, 14)
-    whole = clip_gradients(network, video, LABELS, rule="sideways", executor="pipelined")
-    first = clip_gradients(network, video[:, :8], LABELS, rule="sideways", executor="pipelined")
+    options = {"rule": RULES[rule], "executor": "pipelined"}
+    whole = clip_gradients(network, video, LABELS, **options)  # type: ignore[arg-type]
+    first = clip_gradients(network, video[:, :8], LABELS, **options)  # type: ignore[arg-type]
     assert first.state is not None
     buffer = io.BytesIO()
     torch.save(first.state.state_dict(), buffer)
     buffer.seek(0)
     state = PipelineState.from_state_dict(torch.load(buffer, weights_only=True))
-    second = clip_gradients(network, video[:, 8:], LABELS, rule="sideways", executor="pipelined", state=state)
+    second = clip_gradients(network, video[:, 8:], LABELS, state=state, **options)  # type: ignore[arg-type]
     for unit in (1, 2, 3):
-        start = 6 - unit
+        start = 6 - unit if rule == "sideways" else 3
         counts = (8 - start + 1, 6)
         for name in network.unit_parameters(unit):
             joined = counts[0] * first.gradients[name] + counts[1] * second.gradients[name]
@@ -218,6 +220,36 @@ def test_combinations_without_sense_are_refused(network: str, options: dict[str,
     video = moving_video(1, 12, size=32).float()
     with pytest.raises(ValueError, match=says):
         clip_gradients(net, video, LABELS[:1], **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"video_BTCHW": torch.zeros(9, 2, 8, 8)}, r"video\[None\]"),
+        ({"targets": LABELS[:2]}, r"expected labels \(3,\), or a target for each frame \(3, 9, ...\)"),
+        ({"targets": torch.zeros(3, 8)}, r"targets of shape \(3, 8\)"),
+        ({"lengths_B": torch.tensor([9, 9, 10])}, "a number of frames from 0 to 9, 3 times"),
+        ({"lengths_B": torch.tensor([9, 9])}, "a number of frames from 0 to 9, 3 times"),
+        ({"state": PipelineState()}, "use executor 'pipelined'"),
+        ({"state": PipelineState(), "executor": "pipelined", "rule": RULES["stash"]}, "use drain=False"),
+    ],
+)
+def test_arguments_that_would_be_misread_are_refused(options: dict[str, object], says: str) -> None:
+    given = {"video_BTCHW": moving_video(3, 9), "targets": LABELS, **options}
+    with pytest.raises(ValueError, match=says):
+        clip_gradients(tiny_network(3, "concat"), **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("executor", ["vectorised", "pipelined"])
+def test_a_clip_that_ends_before_the_first_output_is_refused(executor: str) -> None:
+    with pytest.raises(ValueError, match=r"2 frames gives no output in a pipeline of 3 units; give at least 5"):
+        clip_logits(tiny_network(3, "chain"), moving_video(1, 2), rule="sideways", executor=executor)
+
+
+def test_inference_is_the_same_whenever_weights_change() -> None:
+    network, video = tiny_network(3, "concat"), moving_video(2, 6)
+    clip, frame = (clip_logits(network, video, rule=make_rule("sideways", update=u))[0] for u in ("clip", "frame"))
+    assert torch.equal(clip, frame)
 
 
 def test_vectorised_execution_refuses_update_frame() -> None:

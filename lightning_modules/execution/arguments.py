@@ -1,0 +1,98 @@
+"""What the executors can be given: refuses what makes no sense before any work is done, and says what to use instead.
+
+Shape legend: B clips, T frames, C channels, H and W height and width.
+"""
+
+import torch
+from torch import Tensor
+
+from lightning_modules.execution.pipelined import PipelineState
+from lightning_modules.execution.schedule import shortest_clip
+from lightning_modules.networks.clip_network import ClipNetwork
+from lightning_modules.networks.unit_network import UnitNetwork
+from lightning_modules.rules import Rule
+
+EXECUTORS = ("vectorised", "pipelined")
+
+
+def check_combination(network: UnitNetwork | ClipNetwork, rule: Rule, executor: str) -> None:
+    """Refuse a network, rule and executor that make no sense together.
+
+    Raises:
+        ValueError: with what to type instead.
+    """
+    if executor not in EXECUTORS:
+        raise ValueError(f"executor {executor!r} is unknown; expected one of {', '.join(EXECUTORS)}")
+    if rule.whole_clip != isinstance(network, ClipNetwork):
+        what = "takes whole clips" if isinstance(network, ClipNetwork) else "is cut into per-frame units"
+        use = "'backprop'" if isinstance(network, ClipNetwork) else "'backprop_frame', 'backprop_shifted' or 'sideways'"
+        raise ValueError(f"rule {rule.name!r} with a network that {what}; use rule {use}")
+    if executor == "pipelined" and not rule.pipelines:
+        raise ValueError(
+            f"rule {rule.name!r} waits for the whole clip and cannot be pipelined; use executor 'vectorised', "
+            "or rule 'sideways' with stash 'exact' for exact gradients without waiting"
+        )
+    if executor == "vectorised" and rule.pipelines and rule.update == "frame":
+        raise ValueError("update 'frame' changes weights at every tick; executor 'vectorised' cannot: use 'pipelined'")
+
+
+def check_state(rule: Rule, executor: str, state: PipelineState | None) -> None:
+    """Refuse a state to go on from where it would be left unread, or where draining has emptied the pipeline.
+
+    Raises:
+        ValueError: with what to use instead.
+    """
+    if state is None:
+        return
+    if executor != "pipelined":
+        raise ValueError(f"a state with executor {executor!r}, which holds none; use executor 'pipelined'")
+    if rule.stash == "exact" and rule.drain:
+        raise ValueError(
+            "a state with stash 'exact' and drain=True, which empties the pipeline at the end of each clip; "
+            "use drain=False for clips that continue a stream"
+        )
+
+
+def check_gives_output(network: UnitNetwork, rule: Rule, frames: int) -> None:
+    """Refuse a clip that ends before the pipeline's first output.
+
+    Raises:
+        ValueError: with the number of frames from which every unit gets a gradient.
+    """
+    if rule.forward_shift and frames < network.depth:
+        raise ValueError(
+            f"a clip of {frames} frames gives no output in a pipeline of {network.depth} units; "
+            f"give at least {shortest_clip(network.wiring)} frames, so that every unit gets a gradient"
+        )
+
+
+def clip_lengths(video_BTCHW: Tensor, lengths_B: Tensor | None) -> Tensor:
+    """Return the number of real frames of each clip, (B,) int64: all T where no lengths are given.
+
+    Raises:
+        ValueError: a video that is no (B, T, C, H, W), or lengths that are not one number from 0 to T for each clip.
+    """
+    if video_BTCHW.dim() != 5:
+        raise ValueError(
+            f"video of shape {tuple(video_BTCHW.shape)}; expected (B, T, C, H, W): one clip is video[None]"
+        )
+    clips, frames = video_BTCHW.shape[:2]
+    if lengths_B is None:
+        return video_BTCHW.new_full((clips,), frames, dtype=torch.long)
+    if lengths_B.shape != (clips,) or not bool(((lengths_B >= 0) & (lengths_B <= frames)).all()):
+        raise ValueError(f"lengths {lengths_B.tolist()}; expected a number of frames from 0 to {frames}, {clips} times")
+    return lengths_B
+
+
+def check_targets(video_BTCHW: Tensor, targets: Tensor) -> None:
+    """Refuse targets that are neither one a clip nor one a frame.
+
+    Raises:
+        ValueError: with the shapes expected.
+    """
+    clips, frames = video_BTCHW.shape[:2]
+    if targets.shape[:2] not in ((clips,), (clips, frames)):
+        raise ValueError(
+            f"targets of shape {tuple(targets.shape)} for {clips} clips of {frames} frames; "
+            f"expected labels ({clips},), or a target for each frame ({clips}, {frames}, ...)"
+        )
