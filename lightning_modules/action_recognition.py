@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from lightning_modules.execution import check_combination, clip_gradients, clip_logits
+from lightning_modules.execution import ClipGradients, check_combination, clip_gradients, clip_logits
 from lightning_modules.execution.schedule import shortest_clip
-from lightning_modules.metrics.gradients import alignment, gradient_norm, is_logged, weight_change, with_all_edges
+from lightning_modules.metrics.gradients import gradient_health, is_logged, with_all_edges
+from lightning_modules.metrics.video_scores import VideoScores, clip_scores
 from lightning_modules.networks import ClipNetwork, UnitNetwork, build_network
 from lightning_modules.optimisation import (
     clip_per_unit,
@@ -33,12 +34,6 @@ from lightning_modules.optimisation import (
 from lightning_modules.rules import make_rule
 
 Batch = Mapping[str, Any]
-
-
-def clip_scores(logits_BNK: Tensor, valid_BN: Tensor) -> Tensor:
-    """Return each clip's score (B, K): the mean softmax over its valid ticks."""
-    weight_BN1 = valid_BN[..., None].to(logits_BNK)
-    return (logits_BNK.softmax(-1) * weight_BN1).sum(1) / weight_BN1.sum(1).clamp_min(1)
 
 
 class ActionRecognition(LightningModule):
@@ -127,8 +122,7 @@ class ActionRecognition(LightningModule):
         self.frames_seen = 0
         self._start_weights: dict[str, Tensor] = {}
         self._restored_gradients: dict[str, Tensor] = {}
-        self._video_scores: dict[int, Tensor] = {}
-        self._video_labels: dict[int, int] = {}
+        self._video_scores = VideoScores()
         top_k = min(5, num_classes)
         self.top1 = MulticlassAccuracy(num_classes, average="micro")
         self.top5 = MulticlassAccuracy(num_classes, top_k=top_k, average="micro")
@@ -136,7 +130,11 @@ class ActionRecognition(LightningModule):
 
     @property
     def min_frames(self) -> int:
-        """Fewest frames from which every unit gets a gradient: 2D - 1; 1 for networks that do not pipeline."""
+        """Fewest frames from which every unit gets a gradient under Sideways, 2D - 1 where all edges carry one.
+
+        Exact shifted backprop needs D; it asks for as many, so that both rules see the same clips. 1 for networks that
+        do not pipeline.
+        """
         if isinstance(self.network, ClipNetwork) or not self.rule.forward_shift:
             return 1
         return shortest_clip(self.network.wiring)
@@ -177,17 +175,19 @@ class ActionRecognition(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Find the batch's gradients under the rule and change the weights; one counted step per update."""
-        result = self._train_frames(batch) if self.rule.update == "frame" else self._train_clip(batch, batch_idx)
+        result = (
+            self._train_frames(batch, batch_idx) if self.rule.update == "frame" else self._train_clip(batch, batch_idx)
+        )
         self.frames_seen += int(batch["length"].sum())
         scores_BK = clip_scores(result.logits_BNK, result.valid_BN)
         top1 = (scores_BK.argmax(-1) == batch["label"]).float().mean()
         self.log_dict({"train/loss": result.loss, "train/top1": top1, "frames_seen": float(self.frames_seen)})
 
-    def _gradients(self, batch: Batch, **options: Any) -> Any:
+    def _gradients(self, batch: Batch, **options: Any) -> ClipGradients:
         options = {"rule": self.rule, "executor": self.hparams["executor"], **options}
         return clip_gradients(self.network, batch["video"], batch["label"], lengths_B=batch["length"], **options)
 
-    def _train_clip(self, batch: Batch, batch_idx: int) -> Any:
+    def _train_clip(self, batch: Batch, batch_idx: int) -> ClipGradients:
         optimizer, every = self._raw_optimizer(), self.hparams["accumulate"]
         result = self._gradients(batch)
         if self._logs_gradients(batch_idx):
@@ -198,10 +198,9 @@ class ActionRecognition(LightningModule):
             self._counted_step()
         return result
 
-    def _train_frames(self, batch: Batch) -> Any:
+    def _train_frames(self, batch: Batch, batch_idx: int) -> ClipGradients:
         """Change weights at every tick. The counted step comes last and moves nothing: no gradient is left."""
         optimizer = self._raw_optimizer()
-        batch_idx = self.trainer.fit_loop.batch_idx
         if self._logs_gradients(batch_idx):
             clip_rule = replace(self.rule, update="clip")
             self._log_gradients(batch, self._gradients(batch, rule=clip_rule, executor="vectorised").gradients)
@@ -247,36 +246,21 @@ class ActionRecognition(LightningModule):
             rule="backprop_shifted",
             lengths_B=batch["length"],
         ).gradients
-        for name, values in {
-            "alignment": alignment(self.network, gradients, exact),
-            "grad_norm": gradient_norm(self.network, gradients),
-            "weight_change": weight_change(self.network, self._start_weights),
-        }.items():
-            self.log_dict({f"{name}/unit_{unit}": value for unit, value in values.items()})
+        self.log_dict(gradient_health(self.network, gradients, exact, self._start_weights))
 
     def scores(self, batch: Batch) -> Tensor:
         """Return the score (B, K) of each clip."""
-        executor = "vectorised" if isinstance(self.network, ClipNetwork) else self.hparams["executor"]
-        logits, valid = clip_logits(
-            self.network, batch["video"], rule=self.rule, executor=executor, lengths_B=batch["length"]
-        )
-        return clip_scores(logits, valid)
+        options = {"rule": self.rule, "executor": self.hparams["executor"], "lengths_B": batch["length"]}
+        return clip_scores(*clip_logits(self.network, batch["video"], **options))
 
     def _evaluate(self, batch: Batch) -> None:
-        for score, label, video in zip(
-            self.scores(batch).cpu().double(), batch["label"].tolist(), batch["video_index"].tolist(), strict=True
-        ):
-            self._video_scores[video] = self._video_scores.get(video, 0) + score
-            self._video_labels[video] = label
+        self._video_scores.update(self.scores(batch), batch["label"], batch["video_index"])
 
     def _end_evaluation(self, stage: str) -> None:
         """Log accuracy and loss over videos, each the mean of its views."""
-        videos = sorted(self._video_scores)
-        if not videos:
+        if not self._video_scores:
             return
-        scores_VK = torch.stack([self._video_scores[v] for v in videos])
-        scores_VK = (scores_VK / scores_VK.sum(-1, keepdim=True)).to(self.device, torch.float32)
-        labels_V = torch.tensor([self._video_labels[v] for v in videos], device=self.device)
+        scores_VK, labels_V = (x.to(self.device) for x in self._video_scores.compute())
         loss = torch.nn.functional.nll_loss(scores_VK.clamp_min(1e-12).log(), labels_V)
         self.log_dict({f"{stage}/loss": loss, f"{stage}/top1": self.top1(scores_VK, labels_V)}, prog_bar=stage == "val")
         self.log(f"{stage}/top5", self.top5(scores_VK, labels_V))
@@ -295,7 +279,7 @@ class ActionRecognition(LightningModule):
         return {"clip_id": batch["clip_id"], "label": batch["label"].cpu(), "scores": self.scores(batch).cpu()}
 
     def _start_evaluation(self) -> None:
-        self._video_scores, self._video_labels = {}, {}
+        self._video_scores = VideoScores()
         for metric in (self.top1, self.top5, self.confusion):
             metric.reset()
 

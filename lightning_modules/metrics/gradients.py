@@ -66,3 +66,22 @@ def weight_change(network: UnitNetwork | ClipNetwork, start: Mapping[str, Tensor
             before = _flat(start, names).to(next(iter(now.values())))
             changes[unit] = ((_flat(now, names) - before).norm() / before.norm().clamp_min(1e-12)).item()
     return changes
+
+
+def gradient_health(
+    network: UnitNetwork, gradients: Mapping[str, Tensor], exact: Mapping[str, Tensor], start: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """Return `alignment/unit_i`, `grad_norm/unit_i` and `weight_change/unit_i` of every unit that has them.
+
+    Args:
+        network: its weights now.
+        gradients: the rule's, by parameter name.
+        exact: those of exact shifted backprop on the same clips.
+        start: the weights from which the change is measured.
+    """
+    figures = {
+        "alignment": alignment(network, gradients, exact),
+        "grad_norm": gradient_norm(network, gradients),
+        "weight_change": weight_change(network, start),
+    }
+    return {f"{name}/unit_{unit}": value for name, values in figures.items() for unit, value in values.items()}

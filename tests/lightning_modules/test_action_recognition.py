@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import default_collate
 from toy_clips import ToyClips, ToyData
 
-from lightning_modules.action_recognition import ActionRecognition, clip_scores
+from lightning_modules.action_recognition import ActionRecognition
 from lightning_modules.execution import clip_gradients
 
 SMALL = {"network": "small_cnn", "depth": 4, "width": 0.5, "num_classes": 2, "in_channels": 1, "pool": "max"}
@@ -258,12 +258,6 @@ def test_figures_do_not_depend_on_the_batch_size(tmp_path, batch_size):
     values = trainer(tmp_path).test(model(), ToyData(views=3, clips=4, batch_size=batch_size), verbose=False)[0]
     again = trainer(tmp_path).test(model(), ToyData(views=3, clips=4, batch_size=5), verbose=False)[0]
     assert values == pytest.approx(again, rel=1e-5)
-
-
-def test_scores_are_the_mean_softmax_over_valid_ticks():
-    logits = torch.tensor([[[0.0, 0.0], [2.0, 0.0], [9.0, 0.0]]])
-    found = clip_scores(logits, torch.tensor([[True, True, False]]))
-    torch.testing.assert_close(found, logits[:, :2].softmax(-1).mean(1))
 
 
 def test_padding_does_not_change_scores():

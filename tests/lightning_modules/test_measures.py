@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lightning_modules.execution import clip_gradients
-from lightning_modules.metrics.gradients import alignment, gradient_norm, weight_change, with_all_edges
+from lightning_modules.metrics.gradients import alignment, gradient_health, gradient_norm, weight_change, with_all_edges
 from lightning_modules.metrics.latency import percentile, tick_ms
 from lightning_modules.metrics.memory import SavedTensors, peak_mib, reset_peak
 from lightning_modules.networks import build_network
@@ -43,6 +43,15 @@ def test_units_without_gradients_are_absent(network):
     some = {name: exact[name] for unit in (5, 6) for name in network.unit_parameters(unit)}
     assert set(alignment(network, some, exact)) == {5, 6}
     assert set(gradient_norm(network, some)) == {5, 6}
+
+
+def test_health_names_every_figure_of_every_unit(network):
+    exact, start = gradients_of(network), dict(network.named_parameters())
+    some = {name: exact[name] for unit in (5, 6) for name in network.unit_parameters(unit)}
+    health = gradient_health(network, some, exact, start)
+    of_units = {"alignment": (5, 6), "grad_norm": (5, 6), "weight_change": range(1, 7)}
+    assert set(health) == {f"{name}/unit_{unit}" for name, units in of_units.items() for unit in units}
+    assert health["alignment/unit_5"] == pytest.approx(1, abs=1e-6)
 
 
 def test_norm_and_weight_change(network):
