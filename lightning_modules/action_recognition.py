@@ -175,9 +175,8 @@ class ActionRecognition(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Find the batch's gradients under the rule and change the weights; one counted step per update."""
-        result = (
-            self._train_frames(batch, batch_idx) if self.rule.update == "frame" else self._train_clip(batch, batch_idx)
-        )
+        train = self._train_frames if self.rule.update == "frame" else self._train_clip
+        result = train(batch, batch_idx)
         self.frames_seen += int(batch["length"].sum())
         scores_BK = clip_scores(result.logits_BNK, result.valid_BN)
         top1 = (scores_BK.argmax(-1) == batch["label"]).float().mean()

@@ -44,7 +44,7 @@ class VideoScores:
         total_V1 = scores_VK.sum(-1, keepdim=True)
         if without := [v for v, total in zip(videos, total_V1, strict=True) if total == 0]:
             raise ValueError(
-                f"{len(without)} of {len(videos)} videos end before the network's first output, first video {without[0]}; "
-                "leave them out, or use a network of fewer units"
+                f"{len(without)} of {len(videos)} videos end before the network's first output, "
+                f"first video {without[0]}; leave them out, or use a network of fewer units"
             )
         return (scores_VK / total_V1).float(), torch.tensor([self._labels[v] for v in videos])
