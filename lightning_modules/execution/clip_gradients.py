@@ -93,6 +93,8 @@ def clip_gradients(
 ) -> ClipGradients:
     """Return loss, outputs and gradients of a batch of clips under a rule; the network's own `.grad` is not touched.
 
+    methods.md sections 1 to 3: Sideways [P], its means over valid ticks and the vectorised form [D].
+
     Args:
         network: from `build_network`.
         video_BTCHW: clips; frames at and beyond a clip's length are ignored.
@@ -142,7 +144,7 @@ def clip_logits(
     executor: str = "vectorised",
     lengths_B: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return outputs (B, N, K) and their mask (B, N), as the rule's network computes them at test time.
+    """Return outputs (B, N, K) and their mask (B, N), as the rule's network computes them at test time (section 2 [D]).
 
     A pipelined network answers at ticks D..T; an ordinary one at every frame. A rule that cannot be pipelined runs
     vectorised whatever `executor` says: nothing is learnt here, so nothing waits.

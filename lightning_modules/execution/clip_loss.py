@@ -1,7 +1,8 @@
 """The loss of a clip: one loss for each tick that has an output, and the counts that turn sums into means.
 
 Shape legend: B clips, N ticks with an output, K classes. All losses here are sums; a unit's gradient is divided by the
-number of (clip, tick) pairs that gave it one, so that every rule means the same by a learning rate.
+number of (clip, tick) pairs that gave it one, so that every rule means the same by a learning rate (methods.md section
+2, `update: clip` [D]).
 """
 
 from collections.abc import Callable
@@ -28,7 +29,7 @@ def targets_at(targets: Tensor, frame: int) -> Tensor:
 
 
 def first_loss_tick(rule: Rule, depth: int) -> int:
-    """First tick with an output: D in the pipeline, 1 in the ordinary network."""
+    """First tick with an output: D in the pipeline [P, section 2], 1 in the ordinary network."""
     return depth if rule.forward_shift else 1
 
 
@@ -48,7 +49,11 @@ def valid_outputs(rule: Rule, depth: int, frames: int, lengths_B: Tensor, *, sta
 
 
 def gradient_count(rule: Rule, wiring: Wiring, unit: int, lengths_B: Tensor, *, start: int = 0) -> int:
-    """Return how many (clip, tick) pairs a unit's gradient is the mean of; 0 where it gets none."""
+    """Return how many (clip, tick) pairs a unit's gradient is the mean of; 0 where it gets none.
+
+    Sideways: the ticks from 2D - i to a clip's end [D, section 2]. Exact gradients, with a stash too: the ticks with a
+    loss, D to the end [D, sections 1 and 3].
+    """
     first = first_gradient_tick(wiring, unit) if rule.forwards_gradients else first_loss_tick(rule, wiring.depth)
     before = max(first - 1, start)
     return int((lengths_B + start - before).clamp_min(0).sum())

@@ -8,6 +8,8 @@ An edge from unit j to unit i, read over all ticks (a_j and a_i: the first ticks
     forward   message[t]  = h_j[t - f]                f: the rule's forward shift
     backward  grad h_j[t + b] += grad message[t]      b: the rule's backward shift; what falls outside the clip, or
                                                       before the source's first complete gradient, is lost
+
+Delays in place of messages are the vectorised form of methods.md section 3 [D].
 """
 
 from typing import Any
@@ -48,10 +50,10 @@ def edge(
     backward: int,
     used_from: int,
 ) -> Tensor:
-    """Return the messages that a reader gets from a source at ticks `reader_first`..`last`.
+    """Return the messages that a reader gets from a source at ticks `reader_first`..`last` (methods.md section 3 [D]).
 
     Args:
-        source_SB: the source's outputs at ticks `source_first` and on.
+        source_SB: the source's outputs (S, B, ...) at ticks `source_first` and on; so are the messages returned.
         source_first: first tick of the source's outputs.
         reader_first: first tick at which the reader works.
         last: last tick, T.
@@ -78,5 +80,8 @@ class _GradientMask(torch.autograd.Function):
 
 
 def mask_gradient(x_SB: Tensor, mask_SB: Tensor) -> Tensor:
-    """Return `x_SB` unchanged; its gradient is kept only where the mask is true."""
+    """Return `x_SB` (S, B, ...) unchanged; its gradient is kept only where the mask (S, B) is true.
+
+    An ended clip gets no gradients: methods.md section 2, "skip the unit's update" [D].
+    """
     return _GradientMask.apply(x_SB, mask_SB.to(x_SB.dtype))

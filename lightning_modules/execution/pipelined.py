@@ -1,6 +1,7 @@
 """The pipelined executor: tick by tick, every unit on the messages of the tick before, as separate devices would.
 
-One tick of unit i (methods.md sections 2 and 3):
+One tick of unit i (methods.md sections 2 and 3: [P] arXiv 2001.06232 and 2106.08318; [D] the one-tick delay of
+gradients, the order inside a tick, the stash and its waiting messages):
 
     read      the messages sent at t - 1, the video's frame x^t for the lowest unit
     forward   h_i^t = f_i(merge(messages)); the last unit takes the loss
@@ -106,7 +107,10 @@ class Pipeline:
         self.state = state or PipelineState()
 
     def infer(self, frame_BCHW: Tensor) -> Tensor | None:
-        """Take one frame, do one tick's forward of every unit, and return the output, None before tick D."""
+        """Take one frame, do one tick's forward of every unit, and return the output (B, K), None before tick D.
+
+        h_i^t = f_i(messages of t - 1) [P, methods.md section 2].
+        """
         self.state.tick += 1
         with torch.no_grad():
             new = {
@@ -120,7 +124,7 @@ class Pipeline:
     def train(
         self, frame_BCHW: Tensor | None, targets_B: Tensor | None, weight_B: Tensor
     ) -> tuple[Tensor | None, Tensor | None, dict[str, Tensor]]:
-        """Do one tick of every unit.
+        """Do one tick of every unit: the four steps above [P, methods.md sections 2 and 3; stash D].
 
         Args:
             frame_BCHW: the new frame; None while the pipeline is drained.
@@ -128,7 +132,8 @@ class Pipeline:
             weight_B: 1 for clips that have not ended, else 0.
 
         Returns:
-            The summed loss, the output, and the tick's summed gradients by parameter name.
+            The summed loss (a scalar), the output (B, K), and the tick's summed gradients by parameter name; both
+            tensors are None where there is no output.
         """
         self.state.tick += 1
         activations: dict[int, Tensor] = {}

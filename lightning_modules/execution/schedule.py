@@ -17,6 +17,8 @@ t - 2D + i + 1. On a wiring with skips the chain still sets these ticks; a skip 
 and a gradient that is early, so that gradients below tick 2D - i lack the longer paths and are not used (methods.md
 sections 2 and 3 [D]). Where not every edge carries gradients, the longest path that does takes the chain's place: with
 h_i its hops, the first complete gradient comes at tick D + h_i and the lag is 2 h_i; on the chain h_i = D - i.
+
+Marks in this file name sections of methods.md.
 """
 
 from dataclasses import dataclass
@@ -53,52 +55,52 @@ class Work:
 
 
 def first_output_tick(unit: int) -> int:
-    """First tick at which a unit has its chain message, and so an output: i."""
+    """First tick at which a unit has its chain message, and so an output: i [P, 2]."""
     return unit
 
 
 def first_gradient_tick(wiring: Wiring, unit: int) -> int:
-    """First tick at which a unit's gradient is complete: 2D - i on the chain."""
+    """First tick at which a unit's gradient is complete: 2D - i on the chain [D, 2]."""
     return wiring.depth + max(wiring.gradient_paths(unit))
 
 
 def lag(wiring: Wiring, unit: int) -> int:
-    """Largest age difference in frames of gradient and activation: 2(D - i) on the chain."""
+    """Largest age difference in frames of gradient and activation: 2(D - i) on the chain [D, 2]."""
     return 2 * max(wiring.gradient_paths(unit))
 
 
 def shortest_lag(wiring: Wiring, unit: int) -> int:
-    """Smallest age difference in frames of gradient and activation, over the fewest hops."""
+    """Smallest age difference in frames of gradient and activation, over the fewest hops [D]."""
     return 2 * min(wiring.gradient_paths(unit))
 
 
 def gradient_ticks(wiring: Wiring, unit: int, frames: int) -> int:
-    """Number of complete gradients that a unit gets from a clip: T - 2D + i + 1 on the chain, at least 0."""
+    """Number of complete gradients that a unit gets from a clip: T - 2D + i + 1 on the chain, at least 0 [D, 2]."""
     return max(0, frames - first_gradient_tick(wiring, unit) + 1)
 
 
 def loss_ticks(depth: int, frames: int) -> int:
-    """Number of ticks at which a clip gives an output: T - D + 1, at least 0."""
+    """Number of ticks at which a clip gives an output: T - D + 1, at least 0 [P, 2]."""
     return max(0, frames - depth + 1)
 
 
 def shortest_clip(wiring: Wiring) -> int:
-    """Fewest frames from which every unit gets a gradient: 2D - 1 on the chain."""
+    """Fewest frames from which every unit gets a gradient: 2D - 1 on the chain [D, 2]."""
     return max(first_gradient_tick(wiring, unit) for unit in range(1, wiring.depth + 1))
 
 
 def nominal_frame(unit: int, tick: int) -> int:
-    """Oldest frame in a unit's output, the one that came along the chain: t - i + 1."""
+    """Oldest frame in a unit's output, the one that came along the chain: t - i + 1 [P, 2]."""
     return tick - unit + 1
 
 
 def newest_frame(wiring: Wiring, unit: int, tick: int) -> int:
-    """Newest frame that can have reached a unit's output: t - Lmin + 1. Horizons of prediction count from it."""
+    """Newest frame that can have reached a unit's output, t - Lmin + 1; horizons of prediction count from it [D, 3]."""
     return tick - min(wiring.path_lengths(unit)) + 1
 
 
 def frames_read(wiring: Wiring, unit: int, tick: int) -> frozenset[int]:
-    """Frames that have reached a unit's output at a tick: one for each path length; empty before tick i."""
+    """Frames that have reached a unit's output at a tick: one for each path length; empty before tick i [D, 3]."""
     if unit == INPUT:
         return frozenset({tick + 1})
     if tick < first_output_tick(unit):
@@ -107,12 +109,12 @@ def frames_read(wiring: Wiring, unit: int, tick: int) -> frozenset[int]:
 
 
 def message_wait(wiring: Wiring, reader: int, source: int) -> int:
-    """Ticks that a gradient waits at the source for the longest path's, with `stash: exact`: 2(s - 1) over a skip."""
+    """Ticks that a gradient waits at the source for the longest path's, with `stash: exact`: 2(s - 1) [D, 3]."""
     return lag(wiring, source) - lag(wiring, reader) - 2
 
 
 def work(wiring: Wiring, tick: int, unit: int) -> Work:
-    """Return what a unit does at a tick: the clock table's entry."""
+    """Return what a unit does at a tick: the clock table's entry [D]."""
     if tick < first_output_tick(unit):
         return Work((), None, None)
     reads = tuple(Read(j, frames_read(wiring, j, tick - 1)) for j in wiring.sources_of(unit))
@@ -121,5 +123,5 @@ def work(wiring: Wiring, tick: int, unit: int) -> Work:
 
 
 def clock_table(wiring: Wiring, frames: int) -> list[list[Work]]:
-    """Return the whole clock table: `table[t - 1][i - 1]` for ticks 1..T and units 1..D."""
+    """Return the whole clock table: `table[t - 1][i - 1]` for ticks 1..T and units 1..D [D]."""
     return [[work(wiring, t, i) for i in range(1, wiring.depth + 1)] for t in range(1, frames + 1)]

@@ -1,5 +1,7 @@
 """The vectorised executor: a unit works on all ticks of a clip at once, and every edge is a delay operator.
 
+methods.md section 3, "Vectorised form" [D]; the graph left out where no gradient is used is ours too [D].
+
 It gives the pipelined executor's numbers at backprop's speed on one device, for `update: clip`. It holds T frames of
 activations; the pipelined executor holds one. Under Sideways unit i uses no gradient before tick 2D - i: where these
 are most of a clip's ticks, they pass through it without a graph.

@@ -38,7 +38,10 @@ def _shared_names(network: UnitNetwork | ClipNetwork, unit: int, *groups: Mappin
 def alignment(
     network: UnitNetwork | ClipNetwork, gradients: Mapping[str, Tensor], exact: Mapping[str, Tensor]
 ) -> dict[int, float]:
-    """Return the cosine, in [-1, 1], between each unit's gradient and the exact one; units lacking one are absent."""
+    """Return the cosine, in [-1, 1], between each unit's gradient and the exact one; units lacking one are absent.
+
+    One cosine over all of a unit's parameters (methods.md section 3, "alignment" [D]).
+    """
     cosines: dict[int, float] = {}
     for unit in range(1, network.depth + 1):
         if names := _shared_names(network, unit, gradients, exact):

@@ -36,7 +36,7 @@ def tick_ms(
         rule: decides between tick and forward.
         frame_shape: (C, H, W).
         frames: length of a 3D network's clip.
-        ticks: how many are timed, after a warm-up of as many as the network is deep.
+        ticks: how many are timed, after a warm-up of D + 2: from tick D on a pipeline does its whole work.
     """
     device = next(network.parameters()).device
     frame_1CHW = torch.rand(1, *frame_shape, device=device)

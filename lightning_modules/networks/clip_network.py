@@ -36,10 +36,11 @@ class ClipNetwork(nn.Module):
         return dict(self.named_parameters())
 
     def forward(self, video_BTCHW: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """Return logits (B, K), each clip's as if it stood alone without its padding.
+        """Return logits (B, K), each clip's as if it had no padding.
 
         Padding cannot be masked after the fact: it enters the convolutions over time and the statistics of the
-        normalisation. So clips of one length go through together, cut to it.
+        normalisation. So clips of one length go through together, cut to it. Where features hold BatchNorm (x3d), a
+        training step then takes its statistics over the clips of one length.
         """
         if lengths_B is None:
             return self._logits(video_BTCHW)

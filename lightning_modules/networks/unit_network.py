@@ -29,7 +29,7 @@ class UnitSpec:
 
 
 class Merge(nn.Module):
-    """Bring the messages of one tick to one shape and merge them: P and C of methods.md section 3.
+    """Bring the messages of one tick to one shape and merge them: P and C of methods.md section 3 [D].
 
     Args:
         channels: channels of each message, the chain neighbour's first.

@@ -76,7 +76,7 @@ class Wiring:
         return self.sources[unit - 1]
 
     def carries_gradient(self, source: int, unit: int) -> bool:
-        """Whether a unit sends a gradient back over an edge: never to the frame."""
+        """Whether a unit sends a gradient back over an edge: never to the frame [D, see the top of this file]."""
         if source == INPUT:
             return False
         return self.gradients == "all" or unit == self.depth or source == min(self.sources_of(unit))
@@ -124,7 +124,7 @@ def _sources(name: str, unit: int, reach: int | None) -> tuple[int, ...]:
 
 
 def make_wiring(name: str, depth: int, *, reach: int | None = None, gradients: GradientEdges = "all") -> Wiring:
-    """Return the named wiring for D = `depth` units.
+    """Return the named wiring for D = `depth` units (methods.md section 3; the variants and their spans are ours [D]).
 
     Args:
         name: one of `WIRINGS`.

@@ -17,5 +17,8 @@ from lightning_modules.rules.rule import Rule, Stash, Update
 
 
 def sideways(update: Update = "clip", stash: Stash = "none", drain: bool = True) -> Rule:
-    """Pseudo-gradients that travel forward in time; the wiring decides between Sideways and Skip-Sideways."""
+    """Pseudo-gradients that travel forward in time; the wiring decides between Sideways and Skip-Sideways.
+
+    [P] arXiv 2001.06232 and 2106.08318; the one-tick delay of messages, `stash` and `drain` are ours [D].
+    """
     return Rule("sideways", forward_shift=1, backward_shift=1, update=update, stash=stash, drain=drain)
