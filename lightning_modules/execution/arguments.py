@@ -46,7 +46,7 @@ def check_state(rule: Rule, executor: str, state: PipelineState | None) -> None:
         return
     if executor != "pipelined":
         raise ValueError(f"a state with executor {executor!r}, which holds none; use executor 'pipelined'")
-    if rule.stash == "exact" and rule.drain:
+    if rule.drains:
         raise ValueError(
             "a state with stash 'exact' and drain=True, which empties the pipeline at the end of each clip; "
             "use drain=False for clips that continue a stream"

@@ -172,7 +172,7 @@ class Pipeline:
     ) -> tuple[Tensor | None, _Vjp | None]:
         """Forward and product of a unit below the last one."""
         grad_output = self._received(unit)
-        if grad_output is not None and not (self.rule.stash == "exact" and self.rule.drain):
+        if grad_output is not None and not self.rule.drains:
             # An ended clip works no more: a pseudo-gradient would meet its padding.
             grad_output = grad_output * weight_B.view(-1, *[1] * (grad_output.dim() - 1))
         if self.rule.stash == "exact":
@@ -233,7 +233,7 @@ def run_pipelined(
     start, frames, depth = pipeline.state.tick, video_BTCHW.shape[1], network.depth
     summed: dict[str, Tensor] = {}
     losses, outputs = [], []
-    drained = max(lag(network.wiring, i) for i in range(1, depth + 1)) if rule.stash == "exact" and rule.drain else 0
+    drained = max(lag(network.wiring, i) for i in range(1, depth + 1)) if rule.drains else 0
     for tick in range(start + 1, start + frames + drained + 1):
         frame = tick - start
         weight_B = (lengths_B >= frame).to(video_BTCHW.dtype)

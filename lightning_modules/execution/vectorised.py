@@ -53,7 +53,7 @@ def _gradient_mask(
     """Return the (S, B) mask of ticks at which a clip has not ended, for its gradients; None where it is all true."""
     if rule.forwards_gradients:
         age = 0
-    elif rule.stash == "exact" and not rule.drain:
+    elif rule.stash == "exact" and not rule.drains:
         age = lag(network.wiring, unit)
     else:
         return None

@@ -27,7 +27,8 @@ class Rule:
         backward_shift: ticks that an edge adds to a gradient.
         update: `clip` holds weights fixed inside a clip; `frame` changes them at every tick.
         stash: `exact` keeps the past inputs that make Sideways' gradients exact.
-        drain: with `stash: exact`, run on for the 2D - 2 ticks in which the last losses reach the lowest unit.
+        drain: with `stash: exact` and `update: clip`, run on for the 2D - 2 ticks in which the last losses reach the
+            lowest unit.
         whole_clip: the rule's network takes the clip as one input (3D networks).
     """
 
@@ -43,6 +44,11 @@ class Rule:
     def forwards_gradients(self) -> bool:
         """Whether gradients travel forward in time: Sideways without a stash."""
         return self.backward_shift > 0 and self.stash == "none"
+
+    @property
+    def drains(self) -> bool:
+        """Whether a clip's last losses are waited for: not with `update: frame`, where an ended clip moves nothing."""
+        return self.stash == "exact" and self.drain and self.update == "clip"
 
     @property
     def pipelines(self) -> bool:

@@ -149,6 +149,29 @@ def test_update_frame_changes_the_very_next_forward() -> None:
     assert result.gradients == {}
 
 
+@pytest.mark.parametrize("stash", ["none", "exact"])
+def test_a_clip_that_ended_has_no_part_in_later_ticks(stash: str) -> None:
+    """With update frame each tick's gradient is a mean over clips that go on; nothing is handed over after the last."""
+    network, video = tiny_network(3, "concat"), moving_video(2, 9)
+
+    def ticks(clips: int, lengths: Tensor | None) -> list[dict[str, Tensor]]:
+        seen: list[dict[str, Tensor]] = []
+        rule = make_rule("sideways", update="frame", stash=stash)  # type: ignore[arg-type]
+        options = {
+            "rule": rule,
+            "executor": "pipelined",
+            "lengths_B": lengths,
+            "on_tick": lambda g: seen.append(dict(g)),
+        }
+        clip_gradients(network, video[:clips], LABELS[:clips], **options)  # type: ignore[arg-type]
+        return seen
+
+    together, alone = ticks(2, torch.tensor([9, 6])), ticks(1, None)
+    assert len(together) == len(alone) == 7  # ticks D = 3 to 9
+    for ours, theirs in zip(together[4:], alone[4:], strict=True):
+        assert relative_error(ours, theirs) < 1e-12
+
+
 def test_frame_backprop_with_update_frame_steps_once_a_frame() -> None:
     network, video = tiny_network(3, "chain"), moving_video(3, 5)
     steps: list[dict[str, Tensor]] = []
