@@ -89,7 +89,8 @@ def draw_curves(uri: str, runs: pd.DataFrame, palette: Palette) -> None:
     st.subheader("Learning curves", anchor=False)
     first, second = st.columns(2)
     with first:
-        metric = choose("Metric", CURVES, "metric")
+        logged = {name: title for name, title in CURVES.items() if runs[name].notna().any()}
+        metric = choose("Metric", logged or CURVES, "metric")
     with second:
         axis = choose("Against", AXES, "axis")
     histories = {

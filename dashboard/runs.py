@@ -52,6 +52,10 @@ METRICS = (
     "train/frames_per_second",
     "memory/saved_tensors_mib",
     "memory/peak_mib",
+    "val/top1",
+    "val/loss",
+    "train/top1",
+    "train/loss",
 )
 COLUMNS = ("run_id", "name", "status", "started", "ended", "control", *TAGS, *METRICS)
 _PAGE = 1000  # runs a request; MLflow's server refuses more than 50,000
@@ -142,6 +146,8 @@ def read_history(client: MlflowClient, uri: str, run_id: str, metric: str) -> pd
         history = client.get_metric_history(run_id, metric)
     entries = sorted((entry.step, entry.timestamp, entry.value) for entry in history)
     table = pd.DataFrame(entries, columns=["step", "timestamp", "value"])
+    # Without entries pandas would not know that these are numbers.
+    table = table.astype({"step": "int64", "value": "float64"})
     return table.drop_duplicates("step", keep="last")[["step", "value"]].reset_index(drop=True)
 
 

@@ -22,9 +22,10 @@ SETTINGS = {  # row: rule, wiring, tick latency in ms
 
 
 def write_run(client: MlflowClient, experiment: str, row: str, fold: int, seed: int, /, **changes) -> str:
-    """Write one run; `changes` overrides tags, or `top1` and `status`. Returns its id."""
+    """Write one run; `changes` overrides tags, or `top1`, `status` and `validated`. Returns its id."""
     top1 = changes.pop("top1", TOP1.get(row, {}).get((fold, seed)))
     status = changes.pop("status", "FINISHED")
+    validated = changes.pop("validated", True)
     rule, wiring, tick_ms = SETTINGS[row]
     tags = {
         "kind": "run",
@@ -51,6 +52,7 @@ def write_run(client: MlflowClient, experiment: str, row: str, fold: int, seed: 
     }
     run = client.create_run(experiment, tags={key: value for key, value in tags.items() if value is not None})
     metrics = _curves(top1 if top1 is not None else 0.3, fold, seed)
+    metrics = [metric for metric in metrics if validated or not metric.key.startswith("val/")]
     if top1 is not None:
         metrics += _results(top1, tick_ms + 0.1 * fold)
     client.log_batch(run.info.run_id, metrics=metrics)

@@ -150,3 +150,14 @@ def test_reload_shows_a_run_that_has_come_since(open_page, demo_db):
     page.button[0].click().run()
     assert not page.exception
     assert table_of(page).loc["exact", "runs"] == 4
+
+
+def test_runs_without_validation_show_what_they_logged(open_page, bare_db):
+    """Weizmann by default: all other persons train, none validates. The page once failed on the empty history."""
+    client = open_store(uri_of(bare_db))
+    experiment = client.create_experiment("weizmann", artifact_location="mlartifacts")
+    write_run(client, experiment, "exact", 0, 0, validated=False)
+    page = open_page(uri_of(bare_db))
+    assert widget(page, "metric").options == ["Training loss"]
+    assert widget(page, "metric").value == "train/loss"
+    assert page.get("vega_lite_chart") or page.get("arrow_vega_lite_chart")
