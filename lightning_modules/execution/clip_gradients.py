@@ -73,7 +73,7 @@ def _frame_by_frame(
         part = run_vectorised(network, video_BTCHW[:, frame : frame + 1], here, rule, alive_B, loss)
         parts.append(part)
         if count := int(alive_B.sum()):
-            on_tick({name: gradient / count for name, gradient in part[3].items()})
+            on_tick({name: gradient / count for name, gradient in part.gradients.items()})
     losses, logits, valid, _ = zip(*parts, strict=True)
     pairs = lengths_B.sum().clamp_min(1)
     return ClipGradients(torch.stack(losses).sum() / pairs, torch.cat(logits, 1), torch.cat(valid, 1), {})
@@ -118,21 +118,18 @@ def clip_gradients(
         raise ValueError(
             f"update {rule.update!r} with on_tick={on_tick}; on_tick belongs to update 'frame', and only there"
         )
-    if executor == "pipelined":
-        assert isinstance(network, UnitNetwork)
-        start = state.tick if state else 0
-        total, logits, valid, summed, state = run_pipelined(
-            network, video_BTCHW, targets, rule, lengths_B, loss, state, on_tick
-        )
-    elif rule.update == "frame":
+    if executor == "vectorised" and rule.update == "frame":
         assert isinstance(network, UnitNetwork)
         assert on_tick is not None
         return _frame_by_frame(network, video_BTCHW, targets, rule, lengths_B, loss, on_tick)
+    start = state.tick if state else 0
+    if executor == "pipelined":
+        assert isinstance(network, UnitNetwork)
+        sums, state = run_pipelined(network, video_BTCHW, targets, rule, lengths_B, loss, state, on_tick)
     else:
-        start = 0
-        total, logits, valid, summed = run_vectorised(network, video_BTCHW, targets, rule, lengths_B, loss)
-    gradients = _scaled(network, rule, summed, lengths_B, start)
-    return ClipGradients(total / valid.sum().clamp_min(1), logits, valid, gradients, state)
+        sums = run_vectorised(network, video_BTCHW, targets, rule, lengths_B, loss)
+    gradients = _scaled(network, rule, sums.gradients, lengths_B, start)
+    return ClipGradients(sums.loss / sums.valid_BN.sum().clamp_min(1), sums.logits_BNK, sums.valid_BN, gradients, state)
 
 
 @torch.no_grad()

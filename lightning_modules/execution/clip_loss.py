@@ -6,6 +6,7 @@ number of (clip, tick) pairs that gave it one, so that every rule means the same
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,22 @@ from lightning_modules.networks.wiring import Wiring
 from lightning_modules.rules.rule import Rule
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class ClipSums(NamedTuple):
+    """What an executor found, not yet divided by any count.
+
+    Args:
+        loss: sum over all valid (clip, tick) pairs.
+        logits_BNK: outputs at each tick that has one.
+        valid_BN: which of them belong to a clip's own frames.
+        gradients: sums by parameter name.
+    """
+
+    loss: Tensor
+    logits_BNK: Tensor
+    valid_BN: Tensor
+    gradients: dict[str, Tensor]
 
 
 def cross_entropy(logits_BK: Tensor, labels_B: Tensor) -> Tensor:

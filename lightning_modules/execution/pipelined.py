@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.execution.clip_loss import Loss, targets_at, valid_outputs
+from lightning_modules.execution.clip_loss import ClipSums, Loss, targets_at, valid_outputs
 from lightning_modules.execution.schedule import first_gradient_tick, lag, message_wait, nominal_frame
 from lightning_modules.networks.unit_network import UnitNetwork
 from lightning_modules.networks.wiring import INPUT
@@ -221,13 +221,10 @@ def run_pipelined(
     loss: Loss,
     state: PipelineState | None = None,
     on_tick: OnTick | None = None,
-) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor], PipelineState]:
-    """Run a clip tick by tick.
+) -> tuple[ClipSums, PipelineState]:
+    """Return the sums of a clip, tick by tick, and the state after it.
 
     With `on_tick` (`update: frame`) each tick's mean gradients are handed over and none are summed.
-
-    Returns:
-        Summed loss, logits (B, N, K), their mask (B, N), summed gradients by parameter name, and the state after it.
     """
     pipeline = Pipeline(network, rule, loss, state)
     start, frames, depth = pipeline.state.tick, video_BTCHW.shape[1], network.depth
@@ -252,10 +249,5 @@ def run_pipelined(
             on_tick({name: gradient / alive for name, gradient in gradients.items()})
     valid_BN = valid_outputs(rule, depth, frames, lengths_B, start=start)
     logits_BNK = torch.stack(outputs, dim=1) if outputs else video_BTCHW.new_zeros(len(video_BTCHW), 0, 0)
-    return (
-        torch.stack(losses).sum() if losses else video_BTCHW.new_zeros(()),
-        logits_BNK,
-        valid_BN,
-        summed,
-        pipeline.state,
-    )
+    total_loss = torch.stack(losses).sum() if losses else video_BTCHW.new_zeros(())
+    return ClipSums(total_loss, logits_BNK, valid_BN, summed), pipeline.state

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.execution.arguments import check_gives_output
-from lightning_modules.execution.clip_loss import Loss, targets_at, valid_outputs
+from lightning_modules.execution.clip_loss import ClipSums, Loss, targets_at, valid_outputs
 from lightning_modules.execution.edge import edge, mask_gradient
 from lightning_modules.execution.schedule import first_gradient_tick, lag
 from lightning_modules.networks.clip_network import ClipNetwork
@@ -139,8 +139,8 @@ def run_vectorised(
     rule: Rule,
     lengths_B: Tensor,
     loss: Loss,
-) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-    """Return summed loss, logits (B, N, K), their mask (B, N) and summed gradients by parameter name."""
+) -> ClipSums:
+    """Return the sums of a clip, all ticks at once."""
     logits_NBK = network_outputs(network, video_BTCHW, rule, lengths_B)
     if rule.whole_clip:
         valid_BN = lengths_B[:, None] > 0
@@ -151,4 +151,4 @@ def run_vectorised(
     parameters = [p for p in network.parameters() if p.requires_grad]
     found = torch.autograd.grad(total, parameters, allow_unused=True)
     gradients = {name: g for name, g in zip(names, found, strict=True) if g is not None}
-    return total.detach(), logits_NBK.detach().transpose(0, 1), valid_BN, gradients
+    return ClipSums(total.detach(), logits_NBK.detach().transpose(0, 1), valid_BN, gradients)

@@ -1,9 +1,10 @@
 """Time per training step and per frame at test time. Warm-up is dropped, and a device's work is waited for."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from lightning_modules.execution import Pipeline
 from lightning_modules.execution.clip_loss import cross_entropy
@@ -40,19 +41,19 @@ def tick_ms(
     """
     device = next(network.parameters()).device
     frame_1CHW = torch.rand(1, *frame_shape, device=device)
-    if isinstance(network, ClipNetwork):
-        video_1TCHW = frame_1CHW.repeat(frames, 1, 1, 1)[None]
-        run = lambda: network(video_1TCHW)  # noqa: E731
-    elif rule.forward_shift:
-        pipeline = Pipeline(network, rule, cross_entropy)
-        run = lambda: pipeline.infer(frame_1CHW)  # type: ignore[assignment,return-value]  # noqa: E731
-    else:
-        run = lambda: network(frame_1CHW)  # noqa: E731
+    answer = _answer(network, rule)
+    given = frame_1CHW.repeat(frames, 1, 1, 1)[None] if isinstance(network, ClipNetwork) else frame_1CHW
     times = []
-    for i in range(network.depth + 2 + ticks):
+    for _ in range(network.depth + 2 + ticks):
         start = time.perf_counter()
-        run()
+        answer(given)
         synchronise(device)
-        if i >= network.depth + 2:
-            times.append(1000 * (time.perf_counter() - start))
-    return percentile(times, 50)
+        times.append(1000 * (time.perf_counter() - start))
+    return percentile(times[-ticks:], 50)
+
+
+def _answer(network: UnitNetwork | ClipNetwork, rule: Rule) -> Callable[[Tensor], Tensor | None]:
+    """Return what a network does when a frame, or a 3D network's clip, has come."""
+    if isinstance(network, UnitNetwork) and rule.forward_shift:
+        return Pipeline(network, rule, cross_entropy).infer
+    return network

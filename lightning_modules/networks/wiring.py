@@ -17,6 +17,9 @@ what was asked. Along the newest message's edge the order stays. `gradients: new
 from the last unit, which compares nothing, to all that it reads):
 
     concat     3 reads 2 (frame n) and 1 (frame n + 1)      all: to 2 and 1      newest: to 1 only
+
+The price: what the other edges would bring is missing, on a constant video too, so that "constant video equals
+backprop" holds against backprop over the same edges only.
 """
 
 from collections.abc import Iterator

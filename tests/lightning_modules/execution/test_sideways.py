@@ -1,18 +1,19 @@
 """The facts of methods.md sections 2 and 3 about Sideways and Skip-Sideways, in float64."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor
 
 from lightning_modules.execution import clip_gradients, clip_logits, schedule
-from lightning_modules.networks import WIRINGS, UnitNetwork
+from lightning_modules.networks import WIRINGS, UnitNetwork, make_wiring
+from lightning_modules.networks.blocks import head_unit
 from lightning_modules.rules import make_rule
 from tests.lightning_modules.execution.reference import Reference, moving_video, relative_error, tiny_network
 
 FRAME = make_rule("sideways", update="frame")
 LABELS = torch.tensor([0, 2])
+# Wiring `input` with newest edges gives its lower units nothing and is refused: see test_wirings.py.
+EDGES = [(w, "all") for w in WIRINGS] + [(w, "newest") for w in WIRINGS if w != "input"]
 
 
 def gradients_by_tick(network: UnitNetwork, video: Tensor, labels: Tensor = LABELS) -> list[dict[str, Tensor]]:
@@ -26,14 +27,11 @@ def of_unit(network: UnitNetwork, unit: int, gradients: dict[str, Tensor]) -> di
     return {name: gradients[name] for name in network.unit_parameters(unit) if name in gradients}
 
 
-@pytest.mark.parametrize("gradient_edges", ["all", "newest"])
+@pytest.mark.parametrize(("wiring", "gradient_edges"), EDGES)
 @pytest.mark.parametrize("depth", [2, 3, 4, 5, 6])
-@pytest.mark.parametrize("wiring", WIRINGS)
 def test_constant_video_gives_backprop_at_every_tick_from_the_first(
     wiring: str, depth: int, gradient_edges: str
 ) -> None:
-    if wiring == "input" and gradient_edges == "newest":
-        pytest.skip("wiring input with newest edges is refused: see test_wiring")
     network = tiny_network(depth, wiring, gradient_edges=gradient_edges)
     frames = 2 * depth + 1
     video = moving_video(2, 1).expand(-1, frames, -1, -1, -1)
@@ -148,13 +146,9 @@ def test_a_chain_at_test_time_is_the_per_frame_network_delayed() -> None:
 
 
 def test_one_unit_is_backprop() -> None:
-    network = tiny_network(2, "chain")
-    single = UnitNetwork.__new__(UnitNetwork)
-    torch.nn.Module.__init__(single)
-    single.wiring = replace(network.wiring, sources=((0,),))
-    head = network.units[1]
-    single.units = torch.nn.ModuleList([head])
-    video = moving_video(2, 4).repeat(1, 1, head.body.linear.in_features // 2, 1, 1)
+    torch.manual_seed(0)
+    single = UnitNetwork([head_unit(3, "avg")], make_wiring("chain", 1), in_channels=2).double()
+    video = moving_video(2, 4)
     for executor in ("vectorised", "pipelined"):
         ours = clip_gradients(single, video, LABELS, rule="sideways", executor=executor)
         exact = clip_gradients(single, video, LABELS, rule="backprop_frame")
