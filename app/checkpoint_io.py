@@ -16,7 +16,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 
 CARD = "skip_sideways"
 UNFINISHED = ".*.writing"
-IDENTITY = ("network", "wiring", "width", "depth", "reach", "in_channels", "num_classes")
+IDENTITY = ("network", "wiring", "width", "depth", "reach", "pool", "activation", "in_channels", "num_classes")
 
 
 class RunCheckpointIO(TorchCheckpointIO):
@@ -115,5 +115,8 @@ def check_identity(path: Path, card: Mapping[str, Any], expected: Mapping[str, A
     pairs = ", ".join(f"{key} {given[key]} (configured: {expected[key]})" for key in differing)
     from_data = {"num_classes", "in_channels"}
     flags = " ".join(f"--model.{key} {given[key]}" for key in differing if key not in from_data)
-    advice = f"Add {flags}" if flags else "Choose the --data it was trained on"
-    raise ValueError(f"--ckpt_path {path} holds another network: {pairs}. {advice}, or leave --ckpt_path out.")
+    steps = ["Choose the --data it was trained on"] if from_data & set(differing) else []
+    steps += [f"Add {flags}"] if flags else []
+    raise ValueError(
+        f"--ckpt_path {path} holds another network: {pairs}. {'. '.join(steps)}, or leave --ckpt_path out."
+    )

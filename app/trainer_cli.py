@@ -11,7 +11,7 @@ ensure_torchvision()
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer  # noqa: E402
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI  # noqa: E402
 
-from app.checkpoint_io import missing  # noqa: E402
+from app.checkpoint_io import missing, read_checkpoint  # noqa: E402
 from app.checkpoints import RunCheckpoint  # noqa: E402
 from app.noise import without_noise  # noqa: E402
 from app.one_video import one_video_loader  # noqa: E402
@@ -167,7 +167,7 @@ def shortest_clip(model: LightningModule) -> int:
 def with_saved_config(argv: list[str]) -> list[str]:
     """Return `argv` preceded by the configuration saved beside its checkpoint, where it names no configuration.
 
-    ValueError: it names a checkpoint file that does not exist.
+    ValueError: it names a checkpoint file that does not exist, is broken or foreign, or has no configuration beside it.
     """
     given = {argument.split("=", 1)[0] for argument in argv}
     path = given_value(argv, "--ckpt_path")
@@ -176,7 +176,12 @@ def with_saved_config(argv: list[str]) -> list[str]:
     if not Path(path).is_file():
         raise missing(Path(path))
     saved = Path(path).parent / "config.yaml"
-    return ["--config", str(saved), *argv] if saved.is_file() else argv
+    if saved.is_file():
+        return ["--config", str(saved), *argv]
+    read_checkpoint(Path(path))  # a file that is no checkpoint of ours is the likelier mistake
+    raise ValueError(
+        f"--ckpt_path {path}: no config.yaml stands beside it; copy its run's there, or add --config FILE."
+    )
 
 
 def given_value(argv: list[str], option: str) -> str | None:

@@ -90,11 +90,27 @@ def test_another_network_names_the_flags_to_give(there, capfd):
     assert "Add --model.wiring chain --model.depth 4" in line
 
 
+@pytest.mark.parametrize(("option", "given"), [("pool", "max"), ("activation", "silu")])
+def test_weights_mean_the_same_only_with_the_same_pooling_and_activation(there, capfd, option, given):
+    line = refused([*options("test", model={option: given}), f"--ckpt_path={there}"], capfd)
+    assert f"(configured: {given}). Add --model.{option} " in line
+
+
+def test_a_file_without_its_configuration_says_so(there, capfd, tmp_path):
+    alone = tmp_path / "alone.ckpt"
+    alone.write_bytes(there.read_bytes())
+    assert "no config.yaml stands beside it" in refused(["test", f"--ckpt_path={alone}"], capfd)
+    alone.write_text("not a checkpoint")
+    assert "is damaged or no checkpoint" in refused(["test", f"--ckpt_path={alone}"], capfd)
+
+
 def test_other_classes_name_the_data():
     mine = identity({"network": "vgg8", "wiring": "chain", "lr": 3}, 10, 3)
     assert mine == {"network": "vgg8", "wiring": "chain", "num_classes": 10, "in_channels": 3}
     with pytest.raises(ValueError, match=r"num_classes 4 \(configured: 10\).*Choose the --data it was trained on"):
         check_identity("x.ckpt", CARD, mine)
+    with pytest.raises(ValueError, match=r"Choose the --data it was trained on\. Add --model\.wiring chain, or leave"):
+        check_identity("x.ckpt", CARD, mine | {"wiring": "dense"})
 
 
 def test_weights_alone_do_not_continue_a_training(there, capfd):
