@@ -59,3 +59,12 @@ def test_a_file_that_is_too_short_or_missing_is_said(trained, tmp_cwd, capfd):
     assert "has 3 frames; this network needs at least 7" in capfd.readouterr().err
     assert predict(trained, "none.mp4") == 2
     assert "there is no such file" in capfd.readouterr().err
+
+
+def test_a_file_that_was_cut_off_is_refused(trained, tmp_cwd, capfd):
+    write_clip(tmp_cwd / "whole.avi", 60, 2)
+    content = (tmp_cwd / "whole.avi").read_bytes()
+    (tmp_cwd / "cut.avi").write_bytes(content[: len(content) // 2])
+    assert predict(trained, "cut.avi") == 2
+    assert "cut.avi ends early: the header says 60 frames" in capfd.readouterr().err
+    assert not (tmp_cwd / "out.csv").exists()
