@@ -30,11 +30,7 @@ class PlainParser(LightningArgumentParser):
         """Raise ValueError with what was wrong and what to type."""
         if isinstance(ex, _ExplainedError):  # by the subcommand's parser
             raise ex
-        if "the following arguments are required" in message and "data" in message:
-            raise _ExplainedError(
-                "no data was given: add --data MovingDigits (generated), Weizmann or VideoFolder, or --config FILE."
-            ) from ex
-        raise _ExplainedError(f"{plain_message(message)}{self._advice(message)}") from ex
+        raise _ExplainedError(_explained(message) or f"{plain_message(message)}{self._advice(message)}") from ex
 
     def _advice(self, message: str) -> str:
         """Return a sentence with what was probably meant."""
@@ -46,6 +42,18 @@ class PlainParser(LightningArgumentParser):
         if found := re.search(r"dot import path string: (\w+)", message):
             return f". There is no class of that name{_did_you_mean(found[1], _class_names())}"
         return ""
+
+
+def _explained(message: str) -> str | None:
+    """Return our own sentence for what users meet first, None for any other message."""
+    if re.search(r"arguments are required: (\w+\.)?data\b", message):
+        return "no data was given: add --data MovingDigits (generated), Weizmann or VideoFolder, or --config FILE."
+    if found := re.search(r"arguments are required: ([\w, ]+?)\n.*class_path='(?:\w+\.)*(\w+)'", message, re.DOTALL):
+        needed = " ".join(f"--data.{name} ..." for name in found[1].split(", "))
+        return f"--data {found[2]} needs more: add {needed}"
+    if found := re.search(r"\"config\": File does not exist: '([^']+)'", message):
+        return f"--config: there is no file {found[1]}; expected a YAML file such as `fit --print_config` writes."
+    return None
 
 
 class _ExplainedError(ValueError):
