@@ -7,6 +7,8 @@ a lock and under another name, and moved into place when it is whole. mlflow is 
 
 import os
 import sqlite3
+import urllib.error
+import urllib.request
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 DEFAULT_URI = "sqlite:///mlflow.db"
 SQLITE_PREFIX = "sqlite:///"
 CREATION_TIMEOUT_S = 120.0
+SERVER_TIMEOUT_S = 10.0
 
 
 def tracking_uri() -> str:
@@ -53,8 +56,8 @@ def store_is_ready(database: Path) -> bool:
 def ensure_store(uri: str | None = None) -> str:
     """Create the database behind `uri` (default: `tracking_uri()`) if there is none, once, and return the URI.
 
-    ValueError: the store is MLflow's file store (which MLflow refuses), the folder can't be written, or the file that
-    stands there is no database.
+    ValueError: the store is MLflow's file store (which MLflow refuses), the folder can't be written, the file that
+    stands there is no database, or the server does not answer.
     """
     uri = uri or tracking_uri()
     if "://" not in uri or uri.startswith("file:"):
@@ -65,7 +68,22 @@ def ensure_store(uri: str | None = None) -> str:
     database = database_path(uri)
     if database is not None:
         _ensure_database(database)
+    elif uri.startswith(("http://", "https://")):
+        _require_answer(uri)
     return uri
+
+
+def _require_answer(uri: str) -> None:
+    """Ask the server for anything at all: MLflow itself tries for minutes, without a word, before it gives up."""
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=SERVER_TIMEOUT_S).close()
+    except urllib.error.HTTPError:
+        return  # it answers; whether it lets us in, MLflow will say
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"The run store {uri} (MLFLOW_TRACKING_URI) does not answer: {error}. Start it (`mlflow server`), give "
+            "another address, or `unset MLFLOW_TRACKING_URI` to store runs in mlflow.db here."
+        ) from error
 
 
 def _ensure_database(database: Path) -> None:

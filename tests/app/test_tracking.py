@@ -3,7 +3,9 @@
 import json
 import sqlite3
 from concurrent.futures import ProcessPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from multiprocessing import get_context
+from threading import Thread
 
 import mlflow
 import pytest
@@ -106,9 +108,31 @@ def test_tracking_uri_is_the_variable_or_a_file_here(monkeypatch):
     assert tracking_uri() == "sqlite:///mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somewhere:5000")
     assert tracking_uri() == "http://somewhere:5000"
-    assert ensure_store() == "http://somewhere:5000"
     assert artifact_location("http://somewhere:5000", "x") is None
     assert artifact_location("sqlite:////data/mlflow.db", "a b") == "file:///data/mlartifacts/a_b"
+
+
+class Answering(BaseHTTPRequestHandler):
+    """A server that lets nobody in, as one behind a login does."""
+
+    def do_GET(self):
+        self.send_error(401)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_server_must_answer_at_once(monkeypatch):
+    with HTTPServer(("127.0.0.1", 0), Answering) as server:
+        uri = f"http://127.0.0.1:{server.server_port}"
+        thread = Thread(target=server.handle_request)
+        thread.start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        monkeypatch.setenv("no_proxy", "*")
+        assert ensure_store() == uri
+        thread.join()
+    with pytest.raises(ValueError, match=r"does not answer.*unset MLFLOW_TRACKING_URI"):
+        ensure_store()
 
 
 def test_another_programs_database_is_left_alone(tmp_path):
