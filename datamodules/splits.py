@@ -18,9 +18,13 @@ Split = dict[str, list[str]]
 
 def groups_of(paths: Sequence[str], pattern: str) -> dict[str, str]:
     """Return each path's group: what the first group of the regular expression finds in the file's name."""
-    if re.compile(pattern).groups < 1:
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"group_pattern {pattern!r} is no regular expression: {error}") from error
+    if expression.groups < 1:
         raise ValueError(f"group_pattern {pattern!r} has no (...): mark the part that names the group, as in '(.*)_'")
-    found = {path: re.search(pattern, Path(path).name) for path in paths}
+    found = {path: expression.search(Path(path).name) for path in paths}
     without = [path for path, match in found.items() if not match]
     if without:
         raise ValueError(f"group_pattern {pattern!r} finds no group in {len(without)} names, first {without[0]}")

@@ -15,7 +15,11 @@ from datamodules.splits import Split, groups_of, split_by_csv, split_by_group, s
 from datamodules.video_dataset import ClipOptions, EvalClips, FrameStore, TrainClips, Video
 
 _STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
-
+_SCORED = {"validate": "val", "test": "test", "predict": "test"}
+_OPTIONS = {
+    "val": "--data.val_fraction, --data.val_group, Weizmann: --data.val_person",
+    "test": "--data.test_fraction, --data.group_pattern, --data.split_csv",
+}
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +146,12 @@ class VideoFolder(LightningDataModule):
                 refuse(faults, split)
             self.videos[split] = videos
             self._keep(videos)
+        if stage in _SCORED and not self.videos[_SCORED[stage]]:
+            raise ValueError(
+                f"{self.root} has {len(self.paths)} videos, none of them in the {_SCORED[stage]} split "
+                f"({self.split_name}): there is nothing to {stage}. Add videos, or choose another split "
+                f"({_OPTIONS[_SCORED[stage]]})."
+            )
         if self.videos.get("val") == []:
             log.info(
                 "no video is held out of training for validation; val_group (Weizmann: val_person) `next` does that"

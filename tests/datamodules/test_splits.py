@@ -38,7 +38,14 @@ def test_wrong_folds_are_refused(fold, val_group, said):
         split_by_group(groups_of(PATHS, r"^(\w)_"), fold, val_group)
 
 
-@pytest.mark.parametrize(("pattern", "said"), [(r"^\w_", r"no \(\.\.\.\)"), (r"^(x)_", "no group in 16 names")])
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        (r"^\w_", r"no \(\.\.\.\)"),
+        (r"^(x)_", "no group in 16 names"),
+        (r"^(x", r"group_pattern '\^\(x' is no regular expression: missing \)"),
+    ],
+)
 def test_wrong_patterns_are_refused(pattern, said):
     with pytest.raises(ValueError, match=said):
         groups_of(PATHS, pattern)

@@ -148,6 +148,14 @@ def test_no_validation_unless_a_group_is_held_out(video_folder):
     assert make(video_folder).val_dataloader() == []
 
 
+@pytest.mark.parametrize(("stage", "option"), [("validate", "--data.val_group"), ("test", "--data.test_fraction")])
+def test_a_score_of_no_video_is_refused(video_folder, stage, option):
+    options = {"group_pattern": None, "val_fraction": 0.0, "test_fraction": 0.0}
+    make(video_folder, "fit", **options)
+    with pytest.raises(ValueError, match=rf"8 videos, none of them .*nothing to {stage}.*{option}"):
+        make(video_folder, stage, **options)
+
+
 def test_random_and_csv_splits(video_folder, tmp_path):
     data = make(video_folder, group_pattern=None, val_fraction=0.25, test_fraction=0.25)
     assert [len(data.videos[split]) for split in ("train", "val", "test")] == [4, 2, 2]
