@@ -16,7 +16,10 @@ _DEFAULT_TABLE = "ROOT/.skip-sideways-index.csv, or in ./.skip-sideways/ where R
 
 def main(argv: list[str]) -> int:
     """Run `data index` or `data verify` and return the exit status."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.jobs < 0:
+        parser.error(f"--jobs {arguments.jobs}: expected 0 (one a core) or more")
     command = _index if arguments.command == "index" else _verify
     try:
         return command(arguments)
