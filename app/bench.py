@@ -63,6 +63,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 
     from lightning_modules.execution.schedule import shortest_clip
     from lightning_modules.metrics import step_cost
+    from lightning_modules.metrics.interleaved import interleaved_times
     from lightning_modules.networks import UnitNetwork, build_network
 
     torch.set_num_threads(options.threads)
@@ -81,7 +82,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     steps = {row.name: step_cost.training_step(network, row, timed) for row in step_cost.ROWS}
     device = timed.video_BTCHW.device
     with tqdm(total=options.rounds + 2 + len(steps) * len(clips), unit="round", file=sys.stderr) as bar:
-        times = step_cost.interleaved_times(steps, options.rounds, device, after_round=bar.update)
+        times = interleaved_times(steps, options.rounds, device, after_round=bar.update)
         results = []
         for row in step_cost.ROWS:
             result = _times_of(row.name, times, timed.frames)
@@ -93,8 +94,8 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _times_of(name: str, times: dict[str, Any], frames: int) -> dict[str, Any]:
+    from lightning_modules.metrics.interleaved import median_ratio
     from lightning_modules.metrics.latency import percentile
-    from lightning_modules.metrics.step_cost import median_ratio
 
     own, base = times[name], times[BASE]
     return {

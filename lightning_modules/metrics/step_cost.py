@@ -1,24 +1,18 @@
-"""What a training step costs under each executor and rule: time, CPU time and memory, measured side by side.
+"""What a training step costs under each executor and rule: the rows, a step of each to time, and its memory.
 
-A step is loss, gradients and the optimizer's update. On a shared machine a time means little by itself, so every
-round does one step of every row, each round starts with another row, and ratios are taken inside a round:
-
-    round 1   a b c d        ratio of c: median over rounds of  time(c, round) / time(base, round)
-    round 2   b c d a
-    round 3   c d a b
+A step is loss, gradients and the optimizer's update.
 """
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
 from lightning_modules.execution import clip_gradients
-from lightning_modules.metrics.latency import percentile, synchronise
-from lightning_modules.metrics.memory import MIB, SavedTensors, peak_mib, reset_peak
+from lightning_modules.metrics.latency import synchronise
+from lightning_modules.metrics.memory import MIB, SavedTensors, peak_mib, reset_peak, storage_bytes, tensors_in
 from lightning_modules.networks import UnitNetwork
 from lightning_modules.optimisation import set_gradients
 from lightning_modules.rules import Rule, make_rule
@@ -89,47 +83,6 @@ def training_step(network: UnitNetwork, row: Row, clips: Clips) -> Callable[[], 
     return step
 
 
-@dataclass
-class Times:
-    """One row's times, a value for each round, in ms."""
-
-    wall_ms: list[float] = field(default_factory=list)
-    cpu_ms: list[float] = field(default_factory=list)
-
-
-def _timed(step: Callable[[], None], device: torch.device, times: Times) -> None:
-    synchronise(device)
-    wall, cpu = time.perf_counter(), time.process_time()
-    step()
-    synchronise(device)
-    times.wall_ms.append(1000 * (time.perf_counter() - wall))
-    times.cpu_ms.append(1000 * (time.process_time() - cpu))
-
-
-def interleaved_times(
-    steps: Mapping[str, Callable[[], None]],
-    rounds: int,
-    device: torch.device,
-    *,
-    warm_up: int = 2,
-    after_round: Callable[[], object] = lambda: None,
-) -> dict[str, Times]:
-    """Time every step once a round and return all times; warm-up rounds, run first, are dropped."""
-    names = list(steps)
-    times = {name: Times() for name in names}
-    for number in range(warm_up + rounds):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            _timed(steps[name], device, times[name] if number >= warm_up else Times())
-        after_round()
-    return times
-
-
-def median_ratio(values: list[float], base: list[float]) -> float:
-    """Return the median over rounds of value / base."""
-    return percentile([value / under for value, under in zip(values, base, strict=True)], 50)
-
-
 @dataclass(frozen=True)
 class Memory:
     """What one step holds, in MiB.
@@ -143,24 +96,6 @@ class Memory:
     saved_tensors_mib: float
     state_mib: float
     device_peak_mib: float | None
-
-
-def storage_bytes(tensors: Iterator[Tensor]) -> int:
-    """Return the bytes of the tensors' storages, a shared one counted once."""
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
-    return sum(storages.values())
-
-
-def tensors_in(value: object) -> Iterator[Tensor]:
-    """Yield the tensors in nested dicts, lists and tuples."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from tensors_in(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from tensors_in(inner)
 
 
 def _state_mib(network: UnitNetwork, row: Row, clips: Clips) -> float:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from app.bench import BASE, main, markdown, verdict
-from lightning_modules.metrics import step_cost
+from lightning_modules.metrics import memory, step_cost
+from lightning_modules.metrics.interleaved import interleaved_times, median_ratio
 from lightning_modules.networks import build_network
 
 TINY = ["--width", "0.25", "--size", "16", "--batch", "2", "--rounds", "3", "--depth", "4", "--frames", "8", "32"]
@@ -88,16 +89,14 @@ def test_vectorised_sideways_costs_no_more_than_backprop():
     clips = step_cost.random_clips(4, 16, (3, 32, 32), 10, "cpu")
     rows = [row for row in step_cost.ROWS if row.name in (BASE, "sideways vectorised")]
     steps = {row.name: step_cost.training_step(network, row, clips) for row in rows}
-    times = step_cost.interleaved_times(steps, 9, torch.device("cpu"))
-    assert step_cost.median_ratio(times["sideways vectorised"].cpu_ms, times[BASE].cpu_ms) <= 1.15
+    times = interleaved_times(steps, 9, torch.device("cpu"))
+    assert median_ratio(times["sideways vectorised"].cpu_ms, times[BASE].cpu_ms) <= 1.15
 
 
 def test_rounds_are_interleaved_and_each_starts_elsewhere():
     calls, rounds = [], []
     steps = {name: (lambda name=name: calls.append(name)) for name in "abc"}
-    times = step_cost.interleaved_times(
-        steps, 3, torch.device("cpu"), warm_up=1, after_round=lambda: rounds.append(len(calls))
-    )
+    times = interleaved_times(steps, 3, torch.device("cpu"), warm_up=1, after_round=lambda: rounds.append(len(calls)))
     assert "".join(calls) == "abcbcacababc"
     assert rounds == [3, 6, 9, 12]
     assert {name: len(t.wall_ms) for name, t in times.items()} == {"a": 3, "b": 3, "c": 3}
@@ -105,8 +104,8 @@ def test_rounds_are_interleaved_and_each_starts_elsewhere():
 
 def test_shared_storage_is_counted_once():
     x = torch.zeros(8, 4)
-    assert step_cost.storage_bytes(iter([x, x[2:], x.T])) == 8 * 4 * 4
-    assert len(list(step_cost.tensors_in({"a": [x, (x,)], "b": {1: x}, "c": 3}))) == 3
+    assert memory.storage_bytes([x, x[2:], x.T]) == 8 * 4 * 4
+    assert len(list(memory.tensors_in({"a": [x, (x,)], "b": {1: x}, "c": 3}))) == 3
 
 
 @pytest.mark.parametrize(
