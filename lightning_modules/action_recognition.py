@@ -139,6 +139,19 @@ class ActionRecognition(LightningModule):
             return 1
         return shortest_clip(self.network.wiring)
 
+    def setup(self, stage: str) -> None:
+        """Refuse what Lightning would accept and compute wrongly: our gradients bypass its DDP wrapper and its scaler.
+
+        Raises:
+            ValueError: several processes, or float16 with a gradient scaler.
+        """
+        if stage != "predict" and self.trainer.world_size > 1:
+            raise ValueError(
+                f"{self.trainer.world_size} processes would each train and score by itself; use --trainer.devices 1"
+            )
+        if stage == "fit" and self.trainer.precision == "16-mixed":
+            raise ValueError("precision '16-mixed' would shrink gradients that nobody has scaled; use 'bf16-mixed'")
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return one optimizer with a group per unit, and its schedule over the planned updates."""
         hp = self.hparams

@@ -1,6 +1,7 @@
 """The method contract: what every rule, wiring, executor, update and stash must do inside Lightning's Trainer."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -344,6 +345,27 @@ def test_fewest_frames(options, frames):
 def test_errors_that_teach(options, message):
     with pytest.raises(ValueError, match=message):
         model(**options)
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings", "message"),
+    [
+        ("fit", {"world_size": 2, "precision": "32-true"}, "2 processes .* use --trainer.devices 1"),
+        ("test", {"world_size": 2, "precision": "32-true"}, "2 processes .* use --trainer.devices 1"),
+        ("fit", {"world_size": 1, "precision": "16-mixed"}, "use 'bf16-mixed'"),
+    ],
+)
+def test_trainers_that_would_compute_something_else_are_refused(stage, settings, message):
+    module = model()
+    module._trainer = SimpleNamespace(**settings)
+    with pytest.raises(ValueError, match=message):
+        module.setup(stage)
+
+
+def test_bfloat16_trains(tmp_path):
+    losses = Losses()
+    fitted(tmp_path, {"wiring": "dense"}, callbacks=[losses], max_epochs=12, precision="bf16-mixed")
+    assert sum(losses.values[-3:]) < 0.8 * sum(losses.values[:3])
 
 
 @pytest.mark.filterwarnings("ignore:`max_epochs` was not set")
