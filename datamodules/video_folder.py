@@ -149,7 +149,7 @@ class VideoFolder(LightningDataModule):
         if stage in _SCORED and not self.videos[_SCORED[stage]]:
             raise ValueError(
                 f"{self.root} has {len(self.paths)} videos, none of them in the {_SCORED[stage]} split "
-                f"({self.split_name}): there is nothing to {stage}. Add videos, or choose another split "
+                f"({self.split_name}): there is nothing to score. Add videos, or choose another split "
                 f"({_OPTIONS[_SCORED[stage]]})."
             )
         if self.videos.get("val") == []:

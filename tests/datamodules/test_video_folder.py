@@ -152,7 +152,7 @@ def test_no_validation_unless_a_group_is_held_out(video_folder):
 def test_a_score_of_no_video_is_refused(video_folder, stage, option):
     options = {"group_pattern": None, "val_fraction": 0.0, "test_fraction": 0.0}
     make(video_folder, "fit", **options)
-    with pytest.raises(ValueError, match=rf"8 videos, none of them .*nothing to {stage}.*{option}"):
+    with pytest.raises(ValueError, match=rf"8 videos, none of them .*nothing to score.*{option}"):
         make(video_folder, stage, **options)
 
 
