@@ -2,7 +2,8 @@
 
 from lightning_modules.execution.arguments import EXECUTORS, check_combination
 from lightning_modules.execution.clip_gradients import ClipGradients, clip_gradients, clip_logits
-from lightning_modules.execution.pipelined import Pipeline, PipelineState
+from lightning_modules.execution.pipeline_state import PipelineState
+from lightning_modules.execution.pipelined import Pipeline
 
 __all__ = [
     "EXECUTORS",

@@ -6,7 +6,7 @@ Shape legend: B clips, T frames, C channels, H and W height and width.
 import torch
 from torch import Tensor
 
-from lightning_modules.execution.pipelined import PipelineState
+from lightning_modules.execution.pipeline_state import PipelineState
 from lightning_modules.execution.schedule import shortest_clip
 from lightning_modules.networks.clip_network import ClipNetwork
 from lightning_modules.networks.unit_network import UnitNetwork

@@ -16,7 +16,8 @@ from lightning_modules.execution.arguments import (
     clip_lengths,
 )
 from lightning_modules.execution.clip_loss import Loss, cross_entropy, gradient_count, valid_outputs
-from lightning_modules.execution.pipelined import OnTick, Pipeline, PipelineState, run_pipelined
+from lightning_modules.execution.pipeline_state import PipelineState
+from lightning_modules.execution.pipelined import OnTick, Pipeline, run_pipelined
 from lightning_modules.execution.vectorised import network_outputs, run_vectorised
 from lightning_modules.networks.clip_network import ClipNetwork
 from lightning_modules.networks.unit_network import UnitNetwork

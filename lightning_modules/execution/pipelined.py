@@ -15,55 +15,20 @@ at a time, whatever the length of the clip.
 Shape legend: B clips, T frames, C channels, H and W height and width, K classes.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lightning_modules.execution.clip_loss import ClipSums, Loss, targets_at, valid_outputs
+from lightning_modules.execution.pipeline_state import PipelineState
 from lightning_modules.execution.schedule import first_gradient_tick, lag, message_wait, nominal_frame
 from lightning_modules.networks.unit_network import UnitNetwork
 from lightning_modules.networks.wiring import INPUT
 from lightning_modules.rules.rule import Rule
 
 OnTick = Callable[[Mapping[str, Tensor]], None]
-
-
-@dataclass
-class PipelineState:
-    """All that the pipeline holds between two ticks.
-
-    Args:
-        tick: ticks done so far.
-        activations: each unit's newest output.
-        gradients: for each unit, the sum of gradient messages by the tick at which they are used.
-        inputs: with `stash: exact`, each unit's past inputs by tick.
-    """
-
-    tick: int = 0
-    activations: dict[int, Tensor] = field(default_factory=dict)
-    gradients: dict[int, dict[int, Tensor]] = field(default_factory=lambda: defaultdict(dict))
-    inputs: dict[int, dict[int, list[Tensor]]] = field(default_factory=lambda: defaultdict(dict))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return plain containers and tensors, for a checkpoint."""
-        return {
-            "tick": self.tick,
-            "activations": dict(self.activations),
-            "gradients": {unit: dict(waiting) for unit, waiting in self.gradients.items()},
-            "inputs": {unit: dict(stash) for unit, stash in self.inputs.items()},
-        }
-
-    @classmethod
-    def from_state_dict(cls, state: Mapping[str, Any]) -> "PipelineState":
-        """Return the state that `state_dict` described."""
-        new = cls(tick=state["tick"], activations=dict(state["activations"]))
-        new.gradients.update(state["gradients"])
-        new.inputs.update(state["inputs"])
-        return new
 
 
 @dataclass
