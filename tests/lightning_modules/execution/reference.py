@@ -29,6 +29,14 @@ def moving_video(clips: int, frames: int, size: int = 8, step: float = 1.0, seed
     return base + step * 0.1 * ticks * drift
 
 
+def shifted_output(network: UnitNetwork, video_BTCHW: Tensor, unit: int, n: int) -> Tensor:
+    """h_i[n] = f_i(merge_j h_j[n + (i - 1 - j)]): unit i's output for nominal frame n (section 3), with its graph."""
+    if unit == 0:
+        return video_BTCHW[:, n - 1]
+    sources = network.wiring.sources_of(unit)
+    return network.unit(unit)([shifted_output(network, video_BTCHW, j, n + unit - 1 - j) for j in sources])
+
+
 class Reference:
     """One clip through a network of units by the recursions of methods.md sections 2 and 3.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_modules.execution import PipelineState, clip_gradients, clip_logits
 from lightning_modules.networks import WIRINGS, build_network
 from lightning_modules.rules import make_rule
-from tests.lightning_modules.execution.reference import moving_video, relative_error, tiny_network
+from tests.lightning_modules.execution.reference import moving_video, relative_error, shifted_output, tiny_network
 
 LABELS = torch.tensor([0, 2, 1])
 GOLDEN = Path(__file__).parent / "golden.json"
@@ -75,14 +75,8 @@ def test_shifted_backprop_is_autograd_through_the_shifted_network(wiring: str) -
     """The vectorised exact rule against plain autograd on a network written out frame by frame."""
     depth, frames = 4, 8
     network, video = tiny_network(depth, wiring), moving_video(3, frames)
-
-    def output(unit: int, n: int) -> Tensor:
-        if unit == 0:
-            return video[:, n - 1]
-        return network.unit(unit)([output(j, n + unit - 1 - j) for j in network.wiring.sources_of(unit)])
-
-    losses = [torch.nn.functional.cross_entropy(output(depth, n), LABELS) for n in range(1, frames - depth + 2)]
-    loss = torch.stack(losses).mean()
+    outputs = [shifted_output(network, video, depth, n) for n in range(1, frames - depth + 2)]
+    loss = torch.stack([torch.nn.functional.cross_entropy(output, LABELS) for output in outputs]).mean()
     expected = torch.autograd.grad(loss, list(network.parameters()))
     ours = clip_gradients(network, video, LABELS, rule="backprop_shifted")
     names = [name for name, _ in network.named_parameters()]

@@ -8,7 +8,13 @@ from lightning_modules.execution import clip_gradients, clip_logits, schedule
 from lightning_modules.networks import WIRINGS, UnitNetwork, make_wiring
 from lightning_modules.networks.blocks import head_unit
 from lightning_modules.rules import make_rule
-from tests.lightning_modules.execution.reference import Reference, moving_video, relative_error, tiny_network
+from tests.lightning_modules.execution.reference import (
+    Reference,
+    moving_video,
+    relative_error,
+    shifted_output,
+    tiny_network,
+)
 
 FRAME = make_rule("sideways", update="frame")
 LABELS = torch.tensor([0, 2])
@@ -120,18 +126,10 @@ def test_a_clip_too_short_for_the_lower_units_gives_them_no_gradient() -> None:
 
 @pytest.mark.parametrize("wiring", WIRINGS)
 def test_pipelined_inference_is_the_network_with_shifted_shortcuts(wiring: str) -> None:
-    """By nominal frame n: h_i[n] = f_i(merge_j h_j[n + (i - 1 - j)])."""
     depth, frames = 4, 9
     network, video = tiny_network(depth, wiring), moving_video(2, frames)
-
-    def output(unit: int, n: int) -> Tensor:
-        if unit == 0:
-            return video[:, n - 1]
-        sources = network.wiring.sources_of(unit)
-        return network.unit(unit)([output(j, n + unit - 1 - j) for j in sources])
-
     with torch.no_grad():
-        expected = torch.stack([output(depth, n) for n in range(1, frames - depth + 2)], dim=1)
+        expected = torch.stack([shifted_output(network, video, depth, n) for n in range(1, frames - depth + 2)], dim=1)
     for executor in ("vectorised", "pipelined"):
         logits, valid = clip_logits(network, video, rule="sideways", executor=executor)
         assert valid.all()
