@@ -35,7 +35,8 @@ def help_text() -> str:
         "usage: skip-sideways COMMAND [options]\n\n"
         "Train video networks without blocking: Sideways, Skip-Sideways, and honest controls.\n\n"
         f"commands:\n{rows}\n\n"
-        "first run:   skip-sideways fit --data MovingDigits\n"
+        "first run:   skip-sideways fit --data MovingDigits --model.wiring concat --model.gradient_edges newest "
+        "--model.lr 6e-3\n"
         "all options: skip-sideways COMMAND --help\n"
         f"tracebacks:  {DEBUG_VARIABLE}=1 skip-sideways COMMAND ..."
     )
