@@ -16,17 +16,19 @@ class StepMemory(Callback):
     """Counts the bytes that autograd holds at most during one early step, and the peak of process or device.
 
     The counted step is one of those that `StepTime` drops as warm-up, since counting costs time. A step on which
-    gradients are compared for the log is not counted: it also holds the graph of the exact backprop. The peak of the
-    process or device is over all steps, and has that graph in it where gradients are logged.
+    gradients are compared for the log is left out of both figures: it also holds the graph of the exact backprop. (What
+    a process keeps of it after such a step, since allocators give memory back late, stays in its peak.)
     """
 
     def __init__(self) -> None:
         self._stack = ExitStack()
         self._meter: SavedTensors | None = None
         self._steps = 0
+        self._peak_mib = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start a new peak."""
+        self._peak_mib = 0.0
         reset_peak(pl_module.device)
 
     def on_train_batch_start(
@@ -34,15 +36,18 @@ class StepMemory(Callback):
     ) -> None:
         """Start counting at the measured step, or the next whose gradients are not logged."""
         self._steps += 1
-        logged = is_logged(batch_idx, pl_module.hparams.get("log_gradients_every", 0))
-        if self._meter is None and self._steps >= MEASURED_STEP and not logged:
+        if _is_logged(pl_module, batch_idx):
+            self._peak_mib = max(self._peak_mib, peak_mib(pl_module.device))
+        elif self._meter is None and self._steps >= MEASURED_STEP:
             self._meter = self._stack.enter_context(SavedTensors.measure(pl_module))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop counting."""
+        """Stop counting, and forget the peak of a step that is left out."""
         self._stack.close()
+        if _is_logged(pl_module, batch_idx):
+            reset_peak(pl_module.device)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Stop counting: the hooks would outlive the run."""
@@ -50,6 +55,10 @@ class StepMemory(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log what is known."""
-        pl_module.log("memory/peak_mib", peak_mib(pl_module.device))
+        pl_module.log("memory/peak_mib", max(self._peak_mib, peak_mib(pl_module.device)))
         if self._meter is not None:
             pl_module.log("memory/saved_tensors_mib", self._meter.peak_bytes / MIB)
+
+
+def _is_logged(pl_module: pl.LightningModule, batch_idx: int) -> bool:
+    return is_logged(batch_idx, pl_module.hparams.get("log_gradients_every", 0))

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lightning_modules.callbacks import StepMemory, StepTime
+from lightning_modules.callbacks import StepMemory, StepTime, step_memory
 from lightning_modules.callbacks.confusion import confusion_content
 from lightning_modules.callbacks.step_time import WARM_UP_STEPS
 
@@ -71,6 +71,18 @@ def test_step_memory_leaves_out_steps_that_compare_gradients(every, counted):
     module = Module(every)
     logged = run(StepMemory(), module, 4, lambda i: module.layer(torch.ones(1000 + i, 8)).sum().backward())
     assert logged["memory/saved_tensors_mib"] == pytest.approx((1000 + counted) * 8 * 4 / 2**20)
+
+
+def test_the_peak_leaves_out_steps_that_compare_gradients(monkeypatch):
+    """Steps 2 and 4 of five are logged; a peak is what was highest since the last reset."""
+    peak = {"now": 0.0}
+    monkeypatch.setattr(step_memory, "peak_mib", lambda device: peak["now"])
+    monkeypatch.setattr(step_memory, "reset_peak", lambda device: peak.update(now=0.0))
+
+    def work(i):
+        peak["now"] = max(peak["now"], [3.0, 50.0, 7.0, 60.0, 5.0][i])
+
+    assert run(StepMemory(), Module(2), 5, work)["memory/peak_mib"] == 7.0
 
 
 def test_step_memory_takes_its_hooks_away_after_a_failure():
