@@ -38,6 +38,7 @@ def help_text() -> str:
         "first run:   skip-sideways fit --data MovingDigits --model.wiring concat --model.gradient_edges newest "
         "--model.lr 6e-3\n"
         "all options: skip-sideways COMMAND --help\n"
+        "             skip-sideways fit --model.help ActionRecognition; skip-sideways fit --data.help MovingDigits\n"
         f"tracebacks:  {DEBUG_VARIABLE}=1 skip-sideways COMMAND ..."
     )
 
