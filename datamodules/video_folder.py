@@ -153,7 +153,7 @@ class VideoFolder(LightningDataModule):
                 f"({_OPTIONS[_SCORED[stage]]})."
             )
         if self.videos.get("val") == []:
-            log.info(
+            log.warning(
                 "no video is held out of training for validation; val_group (Weizmann: val_person) `next` does that"
             )
 
