@@ -11,7 +11,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
 BLOCK = re.compile(r"<!-- table: (\w+) -->\n.*?<!-- end of table -->", re.DOTALL)
-COLUMNS = ("row", "wiring", "runs", "top-1", "minus", "verdict", "gap recovered", "saved tensors", "step p50")
+COLUMNS = ("row", "wiring", "runs", "top-1", "minus", "verdict", "gap recovered", "saved tensors")
 
 
 def main_table(results_md: str) -> list[list[str]]:
