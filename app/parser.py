@@ -61,11 +61,12 @@ class _ExplainedError(ValueError):
 
 
 def _class_names() -> list[str]:
+    """Return the short names of the models and data sets that may be chosen; a subclass of yours is named by its path."""
     return sorted(
         path.rsplit(".", 1)[-1]
         for base in (LightningModule, LightningDataModule)
         for path in get_all_subclass_paths(base)
-        if not path.startswith("lightning.")
+        if path.startswith(("lightning_modules.", "datamodules."))
     )
 
 
