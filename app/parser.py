@@ -61,7 +61,7 @@ class _ExplainedError(ValueError):
 
 
 def _class_names() -> list[str]:
-    """Return the short names of the models and data sets that may be chosen; a subclass of yours is named by its path."""
+    """Return the short names of the models and data sets that ship here; your own class is named by its path."""
     return sorted(
         path.rsplit(".", 1)[-1]
         for base in (LightningModule, LightningDataModule)
