@@ -142,5 +142,5 @@ def _run(comparison: Comparison, cells: list[Cell], settings: Settings) -> int:
     if bad:
         print(f"Next: read {settings.output}/logs, then run the same command again: it repeats only the failed cells.")
         return 1
-    print(f"Next: skip-sideways dashboard shows these runs; the table is in {settings.output}/{settings.stem}.md")
+    print(f"The table is in {settings.output}/{settings.stem}.md; `skip-sideways dashboard` shows these runs.")
     return 0

@@ -109,7 +109,7 @@ def test_from_yaml_to_table_with_real_training(tiny, mlflow_store, capfd):
     script = [*command, "--config", "tiny.yaml", "--jobs", "2"]
     done = subprocess.run(script, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].startswith("Next: skip-sideways dashboard")
+    assert done.stdout.splitlines()[-1].endswith("`skip-sideways dashboard` shows these runs.")
     content = json.loads(Path("runs/comparisons/tiny/results.json").read_text())
     assert [row["row"] for row in content["rows"]] == ["exact", "sideways"]
     client = new_client(mlflow_store)
