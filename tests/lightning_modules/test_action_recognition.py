@@ -1,6 +1,5 @@
 """The method contract: what every rule, wiring, executor, update and stash must do inside Lightning's Trainer."""
 
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -85,12 +84,9 @@ def same(a, b):
 class TestMethodContract:
     """One class that every method passes."""
 
-    def test_learns_in_a_second(self, method, tmp_path):
-        """The loss falls on a toy clip set, and a fit of two epochs takes about a second of CPU time."""
+    def test_learns(self, method, tmp_path):
+        """The loss falls on a toy clip set."""
         losses = Losses()
-        start = time.process_time()
-        fitted(tmp_path, METHODS[method], callbacks=[losses])
-        assert time.process_time() - start < 2, "a second, twice that on a loaded machine"
         fitted(tmp_path, METHODS[method], callbacks=[losses], max_epochs=12)
         assert sum(losses.values[-3:]) < 0.8 * sum(losses.values[:3])
 
