@@ -30,12 +30,15 @@ def git_state(folder: Path = _SOURCE) -> tuple[str, bool]:
     Asked once a process: a later commit is not the code that runs.
     """
     try:
-        return _git(folder, "rev-parse", "HEAD"), bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))
+        return git_output(folder, "rev-parse", "HEAD"), bool(
+            git_output(folder, "status", "--porcelain", "--untracked-files=no")
+        )
     except (OSError, subprocess.SubprocessError):
         return "unknown", False
 
 
-def _git(folder: Path, *arguments: str) -> str:
+def git_output(folder: Path, *arguments: str) -> str:
+    """Return what git prints in a folder. Errors: OSError or SubprocessError where git fails."""
     done = subprocess.run(
         ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=10
     )

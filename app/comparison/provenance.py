@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.environment import cpu_model, package_versions
+from app.environment import cpu_model, git_output, package_versions
 
 CODE = ("app", "lightning_modules", "datamodules", "pyproject.toml")
 _ROOT = Path(__file__).resolve().parents[2]
@@ -24,16 +24,11 @@ def code_version(root: Path = _ROOT) -> str:
     if not (root / "pyproject.toml").is_file():
         return "unknown"  # installed as a package: a repository around it is another one
     try:
-        commit = _git(root, "rev-parse", "--short=12", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", *CODE)
+        commit = git_output(root, "rev-parse", "--short=12", "HEAD")
+        changed = git_output(root, "status", "--porcelain", "--untracked-files=no", "--", *CODE)
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return f"{commit}-dirty" if changed else commit
-
-
-def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
 
 
 def hardware() -> str:
