@@ -107,4 +107,7 @@ def test_confusion_content_is_plain_and_per_class():
 def test_confusion_is_left_out_where_a_task_has_none():
     from lightning_modules.callbacks import ConfusionArtifact
 
-    ConfusionArtifact().on_test_end(SimpleNamespace(loggers=[]), Module())
+    stored = []
+    logger = SimpleNamespace(log_dict=lambda content, name: stored.append(name))
+    ConfusionArtifact().on_test_end(SimpleNamespace(loggers=[logger], datamodule=None), Module())
+    assert stored == []
