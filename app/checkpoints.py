@@ -73,8 +73,6 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep an earlier run's last checkpoint aside, and note which MLflow run this folder now belongs to."""
-        # Planning the learning rate's schedule makes Lightning set the loader up before it has read the loader's state.
-        trainer.fit_loop._load_combined_loader_states()
         last = self.folder / LAST
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.folder.mkdir(parents=True, exist_ok=True)

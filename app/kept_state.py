@@ -1,4 +1,4 @@
-"""State that Lightning's checkpoints leave out: random generators, and gradients between two updates."""
+"""State that Lightning's checkpoints leave out: the random generators."""
 
 import random
 from typing import Any
@@ -47,24 +47,3 @@ class RandomState(Callback):
         np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
         version, internal, gauss = state["python"]
         random.setstate((version, tuple(internal), gauss))
-
-
-class KeptGradients(Callback):
-    """Keeps gradients that a module restored from a checkpoint: Lightning sets them to nothing before it trains.
-
-    Between two updates of an accumulation they are state.
-    """
-
-    def __init__(self) -> None:
-        self._gradients: dict[str, torch.Tensor] = {}
-
-    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
-        """Called after the module's own hook."""
-        self._gradients = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put them back."""
-        for name, p in pl_module.named_parameters():
-            if name in self._gradients:
-                p.grad = self._gradients[name].to(p)
-        self._gradients = {}

@@ -20,7 +20,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from app.checkpoint_io import CARD, RunCheckpointIO, check_identity, identity, read_checkpoint
 from app.checkpoints import BEST, LAST, RUN_FILE, RunCheckpoint
 from app.environment import environment, git_state
-from app.kept_state import KeptGradients, RandomState
+from app.kept_state import RandomState
 from app.outcome import Outcome
 from app.run_layout import flat, init_args, run_layout, run_name
 from app.run_logger import RunLogger
@@ -117,7 +117,6 @@ class Run:
         arguments["callbacks"] = [
             *_as_list(arguments.get("callbacks")),
             RandomState(),
-            KeptGradients(),
             Outcome(),
             *_measures(),
         ]
