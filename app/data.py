@@ -78,11 +78,11 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _faults(rows: list["IndexRow"], min_frames: int) -> list[str]:
-    broken = [f"broken  {row.path}: {row.problem}" for row in rows if row.problem]
+    broken = [f"broken  {row.path}: {row.facts.problem}" for row in rows if row.facts.problem]
     short = [
-        f"short   {row.path}: {row.frames} frames, fewer than {min_frames}"
+        f"short   {row.path}: {row.facts.frames} frames, fewer than {min_frames}"
         for row in rows
-        if not row.problem and row.frames < min_frames
+        if not row.facts.problem and row.facts.frames < min_frames
     ]
     return broken + short
 
@@ -91,10 +91,10 @@ def _differences(known: dict[str, "IndexRow"], found: dict[str, "IndexRow"]) -> 
     missing = [f"missing {path}: in the table, not in the folder" for path in known if path not in found]
     added = [f"new     {path}: not in the table" for path in found if path not in known]
     changed = [
-        f"changed {path}: the table says {known[path].frames} frames, {known[path].bytes} bytes; "
-        f"found {row.frames} frames, {row.bytes} bytes"
+        f"changed {path}: the table says {known[path].facts.frames} frames, {known[path].bytes} bytes; "
+        f"found {row.facts.frames} frames, {row.bytes} bytes"
         for path, row in found.items()
-        if path in known and (known[path].frames, known[path].bytes) != (row.frames, row.bytes)
+        if path in known and (known[path].facts.frames, known[path].bytes) != (row.facts.frames, row.bytes)
     ]
     return missing + added + changed
 
@@ -102,5 +102,5 @@ def _differences(known: dict[str, "IndexRow"], found: dict[str, "IndexRow"]) -> 
 def _report(rows: list["IndexRow"], faults: list[str]) -> None:
     for fault in faults:
         print(fault)
-    frames, seconds = sum(row.frames for row in rows), sum(row.duration_s for row in rows)
+    frames, seconds = sum(row.facts.frames for row in rows), sum(row.facts.duration_s for row in rows)
     print(f"{len(rows)} videos, {frames} frames, {seconds:.0f} s; {len(faults)} with a problem")

@@ -12,11 +12,11 @@ _LISTED = 20
 
 def fault(row: IndexRow, *, frames: int, stride: int, min_frames: int) -> str:
     """Return why clips cannot be taken from a video, or ""."""
-    if row.problem:
-        return f"broken: {row.path}: {row.problem}"
-    length = clip_length(row.frames, frames, stride)
+    if row.facts.problem:
+        return f"broken: {row.path}: {row.facts.problem}"
+    length = clip_length(row.facts.frames, frames, stride)
     if length < min_frames:
-        return f"short: {row.path}: {row.frames} frames, {length} at stride {stride}, needed {min_frames}"
+        return f"short: {row.path}: {row.facts.frames} frames, {length} at stride {stride}, needed {min_frames}"
     return ""
 
 

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from datamodules.decoding import probe
+from datamodules.decoding import VideoFacts, probe
 
 SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".wmv", ".flv", ".ogv", ".3gp", ".ts")
 INDEX_NAME = ".skip-sideways-index.csv"
@@ -27,12 +27,10 @@ class IndexRow:
 
     path: str
     bytes: int
-    frames: int
-    fps: float
-    width: int
-    height: int
-    duration_s: float
-    problem: str
+    facts: VideoFacts
+
+
+COLUMNS = ("path", "bytes", *(field.name for field in fields(VideoFacts)))
 
 
 def find_videos(root: Path) -> list[str]:
@@ -45,7 +43,7 @@ def find_videos(root: Path) -> list[str]:
 
 def index_row(root: Path, path: str) -> IndexRow:
     """Decode one video of `root` and return its row."""
-    return IndexRow(path=path, bytes=(root / path).stat().st_size, **asdict(probe(root / path)))
+    return IndexRow(path, (root / path).stat().st_size, probe(root / path))
 
 
 def build_index(
@@ -86,9 +84,9 @@ def write_index(rows: Iterable[IndexRow], output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f"{output.name}.{os.getpid()}.partial")
     with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(IndexRow)])
+        writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+        writer.writerows({"path": row.path, "bytes": row.bytes, **asdict(row.facts)} for row in rows)
     partial.replace(output)
 
 
@@ -96,20 +94,18 @@ def read_index(path: Path) -> list[IndexRow]:
     """Read a table; ValueError where its columns are not those of an index."""
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         reader = csv.DictReader(file)
-        expected = [field.name for field in fields(IndexRow)]
-        if reader.fieldnames != expected:
+        if tuple(reader.fieldnames or ()) != COLUMNS:
             raise ValueError(
-                f"{path} has the columns {reader.fieldnames}, an index has {expected}. Make it anew: "
+                f"{path} has the columns {reader.fieldnames}, an index has {list(COLUMNS)}. Make it anew: "
                 f"skip-sideways data index --root DIR --output {path}"
             )
         return [_parsed(row) for row in reader]
 
 
 def _parsed(row: dict[str, str]) -> IndexRow:
-    numbers = {name: int(row[name]) for name in ("bytes", "frames", "width", "height")}
-    return IndexRow(
-        path=row["path"], fps=float(row["fps"]), duration_s=float(row["duration_s"]), problem=row["problem"], **numbers
-    )
+    whole = {name: int(row[name]) for name in ("frames", "width", "height")}
+    facts = VideoFacts(fps=float(row["fps"]), duration_s=float(row["duration_s"]), problem=row["problem"], **whole)
+    return IndexRow(row["path"], int(row["bytes"]), facts)
 
 
 def load_index(root: Path, *, jobs: int = 0, progress: bool = True) -> dict[str, IndexRow]:

@@ -162,7 +162,7 @@ class VideoFolder(LightningDataModule):
         o = self.clip_options
         said = [fault(row, frames=o.frames, stride=o.stride, min_frames=self.min_frames) for row in rows]
         good = [
-            Video(self.root / row.path, row.path, self._label(row.path), row.frames)
+            Video(self.root / row.path, row.path, self._label(row.path), row.facts.frames)
             for row, problem in zip(rows, said, strict=True)
             if not problem
         ]

@@ -42,8 +42,10 @@ def test_table_reads_as_it_was_written(faulty, tmp_path):
     rows = build_index(faulty, jobs=2, progress=False)
     write_index(rows, tmp_path / "new" / "table.csv")
     assert read_index(tmp_path / "new" / "table.csv") == rows
-    assert [row.frames for row in rows if row.path == "right/b_right.avi"] == [15]
-    assert [row.path for row in rows if row.problem] == ["left/cut_left.avi", "right/text_right.mp4"]
+    head = (tmp_path / "new" / "table.csv").read_text().splitlines()[0]
+    assert head == "path,bytes,frames,fps,width,height,duration_s,problem"  # tables that users have stay readable
+    assert [row.facts.frames for row in rows if row.path == "right/b_right.avi"] == [15]
+    assert [row.path for row in rows if row.facts.problem] == ["left/cut_left.avi", "right/text_right.mp4"]
 
 
 def test_a_foreign_table_is_refused(tmp_path):
@@ -75,7 +77,7 @@ def test_a_table_that_came_with_write_protected_data_is_read_and_left_alone(vide
     try:
         assert existing_index(video_folder) == video_folder / INDEX_NAME
         rows = load_index(video_folder, progress=False)
-        assert rows["left/new_left.avi"].frames == 5
+        assert rows["left/new_left.avi"].facts.frames == 5
         assert (video_folder / INDEX_NAME).read_bytes() == came
         assert existing_index(video_folder) == default_index_path(video_folder) != video_folder / INDEX_NAME
     finally:
@@ -93,7 +95,7 @@ def test_only_new_and_changed_files_are_decoded_again(video_folder, monkeypatch)
     (video_folder / "right" / "d_right.avi").unlink()
     rows = load_index(video_folder, progress=False)
     assert asked == ["left/a_left.avi", "left/new_left.avi"]
-    assert rows["left/a_left.avi"].frames == 33
+    assert rows["left/a_left.avi"].facts.frames == 33
     assert "right/d_right.avi" not in rows
     assert read_index(video_folder / INDEX_NAME) == list(rows.values())
 
@@ -149,6 +151,6 @@ def test_wrong_arguments_are_status_2(tmp_path, capsys):
 def test_two_writers_leave_one_whole_table(video_folder, tmp_path):
     rows = build_index(video_folder, progress=False)
     for fps in (1.0, 2.0):
-        write_index([replace(row, fps=fps) for row in rows], tmp_path / "table.csv")
+        write_index([replace(row, facts=replace(row.facts, fps=fps)) for row in rows], tmp_path / "table.csv")
     assert [path.name for path in tmp_path.glob("table*")] == ["table.csv"]
-    assert {row.fps for row in read_index(tmp_path / "table.csv")} == {2.0}
+    assert {row.facts.fps for row in read_index(tmp_path / "table.csv")} == {2.0}
