@@ -69,21 +69,6 @@ def lag(wiring: Wiring, unit: int) -> int:
     return 2 * max(wiring.gradient_paths(unit))
 
 
-def shortest_lag(wiring: Wiring, unit: int) -> int:
-    """Smallest age difference in frames of gradient and activation, over the fewest hops [D]."""
-    return 2 * min(wiring.gradient_paths(unit))
-
-
-def gradient_ticks(wiring: Wiring, unit: int, frames: int) -> int:
-    """Number of complete gradients that a unit gets from a clip: T - 2D + i + 1 on the chain, at least 0 [D, 2]."""
-    return max(0, frames - first_gradient_tick(wiring, unit) + 1)
-
-
-def loss_ticks(depth: int, frames: int) -> int:
-    """Number of ticks at which a clip gives an output: T - D + 1, at least 0 [P, 2]."""
-    return max(0, frames - depth + 1)
-
-
 def shortest_clip(wiring: Wiring) -> int:
     """Fewest frames from which every unit gets a gradient: 2D - 1 on the chain [D, 2]."""
     return max(first_gradient_tick(wiring, unit) for unit in range(1, wiring.depth + 1))

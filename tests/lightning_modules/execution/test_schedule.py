@@ -56,7 +56,7 @@ def test_receptive_field_spans_depth_minus_shortest_path_plus_one(wiring_name: s
 
 @pytest.mark.parametrize("gradients", ["all", "newest"])
 @pytest.mark.parametrize("wiring_name", ["chain", "residual", "concat", "dense"])
-def test_gradient_ticks_against_a_walk_over_messages(wiring_name: str, gradients: str) -> None:
+def test_first_gradient_and_lag_against_a_walk_over_messages(wiring_name: str, gradients: str) -> None:
     wiring = make_wiring(wiring_name, 5, gradients=gradients)  # type: ignore[arg-type]
     # A token leaves the last unit once, at tick 0, and walks every edge that carries gradients, a tick an edge.
     arrivals: dict[int, set[int]] = {unit: set() for unit in range(1, 6)}
@@ -67,19 +67,20 @@ def test_gradient_ticks_against_a_walk_over_messages(wiring_name: str, gradients
                 arrivals[source].add(tick + 1)
     for unit in range(1, 6):
         assert schedule.lag(wiring, unit) == 2 * max(arrivals[unit])
-        assert schedule.shortest_lag(wiring, unit) == 2 * min(arrivals[unit])
         assert schedule.first_gradient_tick(wiring, unit) == 5 + max(arrivals[unit])
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 7])
 def test_chain_formulas(depth: int) -> None:
     wiring = make_wiring("chain", depth)
+    table = schedule.clock_table(wiring, 20)
     for unit in range(1, depth + 1):
+        works = [tick[unit - 1] for tick in table]
         assert schedule.lag(wiring, unit) == 2 * (depth - unit)
         assert schedule.first_gradient_tick(wiring, unit) == 2 * depth - unit
-        assert schedule.gradient_ticks(wiring, unit, 20) == 20 - 2 * depth + unit + 1
+        assert sum(work.output_frame is not None for work in works) == 20 - unit + 1
+        assert sum(work.gradient_frame is not None for work in works) == 20 - 2 * depth + unit + 1
     assert schedule.shortest_clip(wiring) == 2 * depth - 1
-    assert schedule.loss_ticks(depth, 20) == 20 - depth + 1
 
 
 @pytest.mark.parametrize("wiring_name", WIRINGS)
