@@ -77,6 +77,7 @@ def _compare(options: argparse.Namespace, argv: list[str]) -> int:
         command=command_line(argv),
     )
     cells = _cells(comparison, options)
+    _check(comparison, cells, options, settings)
     if options.tune and options.dry_run:
         return _dry_run_trials(comparison, options.rows, len(cells), settings)
     if options.dry_run:
@@ -94,6 +95,20 @@ def _cells(comparison: Comparison, options: argparse.Namespace) -> list[Cell]:
     if not cells:
         raise ValueError("no cell is left: the chosen --rows have none of the chosen --folds and --seeds")
     return cells
+
+
+def _check(comparison: Comparison, cells: list[Cell], options: argparse.Namespace, settings: Settings) -> None:
+    """Refuse what the first cells to run, the trials' or the table's, could not even be made of."""
+    from dataclasses import replace
+
+    from app.comparison.check import check_rows
+    from app.comparison.store import Store
+    from app.comparison.tuning import STEM, trial_cells, trial_comparison
+
+    if options.tune:
+        cells = trial_cells(comparison, trial_comparison(comparison, options.rows))
+        settings = replace(settings, stem=STEM)
+    check_rows(cells, Store(settings.results))
 
 
 def _jobs(asked: int | None) -> int:

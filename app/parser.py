@@ -39,6 +39,11 @@ class PlainParser(LightningArgumentParser):
             return _did_you_mean(found[1], known)
         if found := re.search(r"Option '(\w+)' is not accepted", message):  # said by the parser of a class
             return _did_you_mean(found[1], [action.dest for action in self._actions if action.dest != "help"])
+        if found := re.search(r"Group '(\w+)' does not accept option '(\w+)'", message):
+            group = f"{found[1]}."
+            return _did_you_mean(
+                found[2], [a.dest.removeprefix(group) for a in self._actions if a.dest.startswith(group)]
+            )
         if found := re.search(r"dot import path string: (\w+)", message):
             return f". There is no class of that name{_did_you_mean(found[1], _class_names())}"
         return ""

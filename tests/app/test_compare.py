@@ -126,12 +126,48 @@ def test_from_yaml_to_table_with_real_training(tiny, mlflow_store, capfd):
     assert again.stdout.splitlines()[-3:] == done.stdout.splitlines()[-3:]
 
 
-@pytest.mark.slow
-def test_a_wrong_setting_fails_its_cells_with_the_reason(tiny, mlflow_store, capfd):
+def with_override(path, key, value):
+    """Write the tiny comparison with one override more in its row sideways."""
+    content = yaml.safe_load(path.read_text())
+    content["rows"][0]["overrides"][key] = value
+    path.write_text(yaml.safe_dump(content))
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["run", "dry run"])
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.init_args.rul", "sideways", "Option 'rul' is not accepted. Did you mean rule?"),
+        ("model.init_args.wiring", "chein", "wiring 'chein' is unknown"),
+        ("model.init_args.lr", "fast", "Got value: fast"),
+        ("data.init_args.frame", 8, "Option 'frame' is not accepted. Did you mean frames?"),
+        ("data.init_args.motion", "jump", "motion 'jump': expected one of wrap, bounce"),
+        ("data.class_path", "MovingDigit", "Did you mean MovingDigits?"),
+        ("trainer.max_epoch", 1, "Group 'trainer' does not accept option 'max_epoch'. Did you mean max_epochs?"),
+        ("trainer.accelerator", "abacus", "abacus"),
+    ],
+)
+def test_what_a_row_cannot_be_made_of_is_refused_before_any_cell_runs(tiny, capsys, key, value, message, dry):
+    with_override(tiny, key, value)
+    assert main(["--config", "tiny.yaml", *dry]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("compare: row 'sideways': ")
+    assert message in line
+    assert [path.name for path in tiny.parent.iterdir()] == ["tiny.yaml"]
+
+
+def test_trials_are_checked_too(tiny, capsys):
     content = yaml.safe_load(tiny.read_text())
-    content["rows"][0]["overrides"]["model.init_args.rul"] = "sideways"
+    content |= {"tune": {"model.init_args.pool": ["avg", "mean"]}, "tuning_seeds": [0]}
     tiny.write_text(yaml.safe_dump(content))
+    assert main(["--config", "tiny.yaml", "--tune", "--dry-run"]) == 2
+    assert "compare: row 'sideways-trial2': head pool 'mean'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_cell_that_fails_is_listed_with_the_reason(tiny, mlflow_store, capfd):
+    with_override(tiny, "data.init_args.frames", 4)
     assert main(["--config", "tiny.yaml", "--jobs", "1"]) == 1
     output = capfd.readouterr()
-    assert "'rul'" in output.err.split("failed: sideways, fold 0, seed 0: ")[1]
+    assert "needs at least 5" in output.err.split("failed: sideways, fold 0, seed 0: ")[1]
     assert "repeats only the failed cells" in output.out
