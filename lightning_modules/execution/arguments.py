@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_modules.execution.pipeline_state import PipelineState
 from lightning_modules.execution.schedule import shortest_clip
+from lightning_modules.execution.stage import Stage
 from lightning_modules.networks.clip_network import ClipNetwork
 from lightning_modules.networks.unit_network import UnitNetwork
 from lightning_modules.rules import Rule
@@ -53,6 +54,25 @@ def check_state(rule: Rule, executor: str, state: PipelineState | None) -> None:
         )
 
 
+def check_stage(network: UnitNetwork | ClipNetwork, stage: Stage | None, state: PipelineState | None = None) -> None:
+    """Refuse a stage of another network's placement, of a network that is not cut, or with a stream's state.
+
+    Raises:
+        ValueError: with what to use instead.
+    """
+    if stage is None:
+        return
+    if isinstance(network, ClipNetwork):
+        raise ValueError("a network that takes whole clips is one unit and cannot be cut into stages; use one device")
+    if stage.placement.wiring != network.wiring:
+        raise ValueError(
+            f"a placement of wiring {stage.placement.wiring.name!r} with {stage.placement.wiring.depth} units, for a "
+            f"network of wiring {network.wiring.name!r} with {network.depth}; cut the network's own wiring"
+        )
+    if state is not None and len(stage.placement.stages) > 1:
+        raise ValueError("a state to go on from, over several stages; streams of clips need one process: use one stage")
+
+
 def check_gives_output(network: UnitNetwork, rule: Rule, frames: int) -> None:
     """Refuse a clip that ends before the pipeline's first output.
 
@@ -78,7 +98,7 @@ def clip_lengths(video_BTCHW: Tensor, lengths_B: Tensor | None) -> Tensor:
         )
     clips, frames = video_BTCHW.shape[:2]
     if lengths_B is None:
-        return video_BTCHW.new_full((clips,), frames, dtype=torch.long)
+        return torch.full((clips,), frames, device="cpu" if video_BTCHW.is_meta else video_BTCHW.device)
     if lengths_B.shape != (clips,) or not bool(((lengths_B >= 0) & (lengths_B <= frames)).all()):
         raise ValueError(f"lengths {lengths_B.tolist()}; expected a number of frames from 0 to {frames}, {clips} times")
     return lengths_B

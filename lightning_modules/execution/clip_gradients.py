@@ -10,14 +10,15 @@ from torch import Tensor
 
 from lightning_modules.execution.arguments import (
     check_combination,
-    check_gives_output,
+    check_stage,
     check_state,
     check_targets,
     clip_lengths,
 )
 from lightning_modules.execution.clip_loss import Loss, cross_entropy, gradient_count, valid_outputs
 from lightning_modules.execution.pipeline_state import PipelineState
-from lightning_modules.execution.pipelined import OnTick, Pipeline, run_pipelined
+from lightning_modules.execution.pipelined import OnTick, infer_pipelined, run_pipelined
+from lightning_modules.execution.stage import Stage, clip_routes
 from lightning_modules.execution.vectorised import network_outputs, run_vectorised
 from lightning_modules.networks.clip_network import ClipNetwork
 from lightning_modules.networks.unit_network import UnitNetwork
@@ -29,14 +30,15 @@ class ClipGradients:
     """What a rule found on a batch of clips.
 
     Args:
-        loss: mean over all valid (clip, tick) pairs.
-        logits_BNK: outputs at each tick that has one.
-        valid_BN: which of them belong to a clip's own frames.
-        gradients: by parameter name, a mean over each unit's valid (clip, tick) pairs; a unit without any is absent.
+        loss: mean over all valid (clip, tick) pairs; None where the last unit works in another stage.
+        logits_BNK: outputs at each tick that has one; none (B, 0, 0) where the last unit works in another stage.
+        valid_BN: which outputs belong to a clip's own frames.
+        gradients: by parameter name, a mean over each unit's valid (clip, tick) pairs; units without any, and other
+            stages' units, are absent.
         state: what the pipeline holds after the clip; None for the vectorised executor.
     """
 
-    loss: Tensor
+    loss: Tensor | None
     logits_BNK: Tensor
     valid_BN: Tensor
     gradients: dict[str, Tensor]
@@ -65,19 +67,33 @@ def _frame_by_frame(
     lengths_B: Tensor,
     loss: Loss,
     on_tick: OnTick,
+    stage: Stage | None,
 ) -> ClipGradients:
     """Per-frame backprop with `update: frame`: one exact gradient and one hand-over for each frame."""
     parts = []
     for frame in range(video_BTCHW.shape[1]):
         alive_B = (lengths_B > frame).long()
         here = targets if targets.dim() == 1 else targets[:, frame : frame + 1]
-        part = run_vectorised(network, video_BTCHW[:, frame : frame + 1], here, rule, alive_B, loss)
+        video = video_BTCHW[:, frame : frame + 1]
+        _open(network, stage, video, rule, "vectorised")
+        part = run_vectorised(network, video, here, rule, alive_B, loss, stage)
         parts.append(part)
         if count := int(alive_B.sum()):
             on_tick({name: gradient / count for name, gradient in part.gradients.items()})
     losses, logits, valid, _ = zip(*parts, strict=True)
-    pairs = lengths_B.sum().clamp_min(1)
-    return ClipGradients(torch.stack(losses).sum() / pairs, torch.cat(logits, 1), torch.cat(valid, 1), {})
+    total = torch.stack(losses).sum() / lengths_B.sum().clamp_min(1)
+    return ClipGradients(_where_output(stage, total), torch.cat(logits, 1), torch.cat(valid, 1), {})
+
+
+def _open(
+    network: UnitNetwork | ClipNetwork, stage: Stage | None, video_BTCHW: Tensor, rule: Rule, executor: str, **of: bool
+) -> None:
+    if stage is not None and isinstance(network, UnitNetwork):
+        stage.open(clip_routes(network, stage.placement, video_BTCHW, rule, executor, **of))
+
+
+def _where_output(stage: Stage | None, loss: Tensor) -> Tensor | None:
+    return loss if stage is None or stage.has_output else None
 
 
 def clip_gradients(
@@ -91,6 +107,7 @@ def clip_gradients(
     loss: Loss = cross_entropy,
     state: PipelineState | None = None,
     on_tick: OnTick | None = None,
+    stage: Stage | None = None,
 ) -> ClipGradients:
     """Return loss, outputs and gradients of a batch of clips under a rule; the network's own `.grad` is not touched.
 
@@ -106,6 +123,8 @@ def clip_gradients(
         loss: from (n, K) outputs and (n, ...) targets to (n,) losses.
         state: pipelined only: go on from here, for clips that continue a stream; it is changed in place.
         on_tick: needed by `update: frame`: takes each tick's gradients, changes the weights.
+        stage: only these units work here, and all stages call this at the same time. Stages without the video, or
+            without outputs, may be given it, or the targets, as a tensor on the meta device: a shape.
 
     Raises:
         ValueError: a combination that makes no sense, with what to use instead; shapes or lengths that do not fit.
@@ -113,6 +132,7 @@ def clip_gradients(
     rule = make_rule(rule) if isinstance(rule, str) else rule
     check_combination(network, rule, executor)
     check_state(rule, executor, state)
+    check_stage(network, stage, state)
     lengths_B = clip_lengths(video_BTCHW, lengths_B)
     check_targets(video_BTCHW, targets)
     if (rule.update == "frame") != (on_tick is not None):
@@ -122,15 +142,17 @@ def clip_gradients(
     if executor == "vectorised" and rule.update == "frame":
         assert isinstance(network, UnitNetwork)
         assert on_tick is not None
-        return _frame_by_frame(network, video_BTCHW, targets, rule, lengths_B, loss, on_tick)
+        return _frame_by_frame(network, video_BTCHW, targets, rule, lengths_B, loss, on_tick, stage)
     start = state.tick if state else 0
+    _open(network, stage, video_BTCHW, rule, executor)
     if executor == "pipelined":
         assert isinstance(network, UnitNetwork)
-        sums, state = run_pipelined(network, video_BTCHW, targets, rule, lengths_B, loss, state, on_tick)
+        sums, state = run_pipelined(network, video_BTCHW, targets, rule, lengths_B, loss, state, on_tick, stage)
     else:
-        sums = run_vectorised(network, video_BTCHW, targets, rule, lengths_B, loss)
+        sums = run_vectorised(network, video_BTCHW, targets, rule, lengths_B, loss, stage)
     gradients = _scaled(network, rule, sums.gradients, lengths_B, start)
-    return ClipGradients(sums.loss / sums.valid_BN.sum().clamp_min(1), sums.logits_BNK, sums.valid_BN, gradients, state)
+    mean = _where_output(stage, sums.loss / sums.valid_BN.sum().clamp_min(1))
+    return ClipGradients(mean, sums.logits_BNK, sums.valid_BN, gradients, state)
 
 
 @torch.no_grad()
@@ -141,25 +163,30 @@ def clip_logits(
     rule: Rule | str,
     executor: str = "vectorised",
     lengths_B: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+    stage: Stage | None = None,
+) -> tuple[Tensor | None, Tensor]:
     """Return outputs (B, N, K) and their mask (B, N), as the rule's network computes them at test time (section 2 [D]).
 
     A pipelined network answers at ticks D..T; an ordinary one at every frame. A rule that cannot be pipelined runs
-    vectorised whatever `executor` says: nothing is learnt here, so nothing waits.
+    vectorised whatever `executor` says: nothing is learnt here, so nothing waits. With a `stage` the outputs are None
+    everywhere but in the last one.
 
     Raises:
         ValueError: a combination that makes no sense; lengths that do not fit; a clip that ends before tick D.
     """
     rule = replace(make_rule(rule) if isinstance(rule, str) else rule, update="clip")  # no weight changes here
-    check_combination(network, rule, "vectorised" if not rule.pipelines else executor)
+    check_combination(network, rule, executor if rule.pipelines else "vectorised")
+    check_stage(network, stage)
     lengths_B = clip_lengths(video_BTCHW, lengths_B)
     if rule.whole_clip:
-        return network_outputs(network, video_BTCHW, rule, lengths_B).transpose(0, 1), lengths_B[:, None] > 0
+        outputs_NBK = network_outputs(network, video_BTCHW, rule, lengths_B)
+        assert outputs_NBK is not None
+        return outputs_NBK.transpose(0, 1), lengths_B[:, None] > 0
     valid_BN = valid_outputs(rule, network.depth, video_BTCHW.shape[1], lengths_B)
-    if executor == "pipelined" and rule.pipelines:
+    executor = executor if rule.pipelines else "vectorised"
+    _open(network, stage, video_BTCHW, rule, executor, training=False)
+    if executor == "pipelined":
         assert isinstance(network, UnitNetwork)
-        check_gives_output(network, rule, video_BTCHW.shape[1])
-        pipeline = Pipeline(network, rule, cross_entropy)
-        outputs = [pipeline.infer(frame_BCHW) for frame_BCHW in video_BTCHW.unbind(1)]
-        return torch.stack([o for o in outputs if o is not None], dim=1), valid_BN
-    return network_outputs(network, video_BTCHW, rule, lengths_B).transpose(0, 1), valid_BN
+        return infer_pipelined(network, video_BTCHW, rule, stage), valid_BN
+    outputs_NBK = network_outputs(network, video_BTCHW, rule, lengths_B, stage)
+    return (None if outputs_NBK is None else outputs_NBK.transpose(0, 1)), valid_BN

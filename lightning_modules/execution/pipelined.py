@@ -12,6 +12,10 @@ gradients, the order inside a tick, the stash and its waiting messages):
 Units of one tick do not see one another's work, so their order inside the tick is free. Only one unit's graph lives
 at a time, whatever the length of the clip.
 
+Where the units are on several devices (`stage`), each process does this for its own units. A unit's activation is sent
+before its product is begun, and another stage's message is waited for where it is first used: an activation before the
+forward, a gradient before the product. So messages travel while units work.
+
 Shape legend: B clips, T frames, C channels, H and W height and width, K classes.
 """
 
@@ -21,9 +25,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_modules.execution.clip_loss import ClipSums, Loss, targets_at, valid_outputs
+from lightning_modules.execution.arguments import check_gives_output
+from lightning_modules.execution.clip_loss import ClipSums, Loss, cross_entropy, targets_at, valid_outputs
 from lightning_modules.execution.pipeline_state import PipelineState
-from lightning_modules.execution.schedule import first_gradient_tick, lag, message_wait, nominal_frame
+from lightning_modules.execution.placement import drain_ticks, message_ticks, whole
+from lightning_modules.execution.schedule import (
+    first_gradient_tick,
+    first_output_tick,
+    lag,
+    message_wait,
+    nominal_frame,
+)
+from lightning_modules.execution.stage import Stage
 from lightning_modules.networks.unit_network import UnitNetwork
 from lightning_modules.networks.wiring import INPUT
 from lightning_modules.rules.rule import Rule
@@ -56,125 +69,202 @@ def _vjp(network: UnitNetwork, unit: int, leaves: list[Tensor], output: Tensor, 
 
 
 class Pipeline:
-    """One process's pipeline over a network: it owns the state and does one tick at a time.
+    """A stage's pipeline over its units: it owns their state and does one tick at a time.
 
     Args:
         network: units and wiring.
         rule: Sideways, with or without a stash.
         loss: from (B, K) outputs and targets to (B,) losses.
         state: where to go on from; None starts empty.
+        stage: the units that work here and their exchange with the other stages; None: all units, one process.
+        frames: length of the clip; needed where there are other stages.
     """
 
-    def __init__(self, network: UnitNetwork, rule: Rule, loss: Loss, state: PipelineState | None = None) -> None:
+    def __init__(
+        self,
+        network: UnitNetwork,
+        rule: Rule,
+        loss: Loss,
+        state: PipelineState | None = None,
+        *,
+        stage: Stage | None = None,
+        frames: int = 0,
+    ) -> None:
         self.network = network
         self.rule = rule
         self.loss = loss
         self.state = state or PipelineState()
+        self.stage = stage or Stage(whole(network.wiring))
+        placement = self.stage.placement
+        self._ticks = {c: message_ticks(placement, c, rule, frames) for c in placement.channels}
+        self._arrived: dict[int, Tensor] = {}
 
-    def infer(self, frame_BCHW: Tensor) -> Tensor | None:
+    def infer(self, frame_BCHW: Tensor | None) -> Tensor | None:
         """Take one frame, do one tick's forward of every unit, and return the output (B, K), None before tick D.
 
-        h_i^t = f_i(messages of t - 1) [P, methods.md section 2].
+        h_i^t = f_i(messages of t - 1) [P, methods.md section 2]. Stages without the video are given None.
         """
-        self.state.tick += 1
+        self._start_tick()
+        new: dict[int, Tensor] = {}
         with torch.no_grad():
-            new = {
-                unit: self.network.unit(unit)(messages)
-                for unit in range(1, self.network.depth + 1)
-                if (messages := self._messages(unit, frame_BCHW)) is not None
-            }
+            for unit in self.stage.units:
+                if (messages := self._messages(unit, frame_BCHW)) is not None:
+                    new[unit] = self.network.unit(unit)(messages)
+                    self._publish(unit, new[unit])
         self.state.activations = new
         return new.get(self.network.depth)
 
     def train(
-        self, frame_BCHW: Tensor | None, targets_B: Tensor | None, weight_B: Tensor
+        self, frame_BCHW: Tensor | None, targets_B: Tensor | None, weight_B: Tensor, *, draining: bool = False
     ) -> tuple[Tensor | None, Tensor | None, dict[str, Tensor]]:
         """Do one tick of every unit: the four steps above [P, methods.md sections 2 and 3; stash D].
 
         Args:
-            frame_BCHW: the new frame; None while the pipeline is drained.
-            targets_B: the target of the output's nominal frame; None where there is no output yet.
+            frame_BCHW: the new frame; None while the pipeline is drained, and in stages without the video.
+            targets_B: the target of the output's nominal frame; None where there is no output.
             weight_B: 1 for clips that have not ended, else 0.
+            draining: no frame comes any more; units only pass gradients on.
 
         Returns:
             The summed loss (a scalar), the output (B, K), and the tick's summed gradients by parameter name; both
             tensors are None where there is no output.
         """
-        self.state.tick += 1
+        self._start_tick()
         activations: dict[int, Tensor] = {}
-        sent: list[tuple[int, dict[int, Tensor]]] = []
         gradients: dict[str, Tensor] = {}
         total = output = None
-        for unit in range(1, self.network.depth + 1):
-            messages = None if frame_BCHW is None else self._messages(unit, frame_BCHW)
-            vjp = None
-            if unit == self.network.depth and messages is not None:
-                assert targets_B is not None
-                leaves = _leaves(self.network, unit, messages)
-                output = self.network.unit(unit)(leaves)
-                total = (self.loss(output, targets_B) * weight_B).sum()
-                vjp = _vjp(self.network, unit, leaves, total, torch.ones_like(total))
-                activations[unit], output, total = output.detach(), output.detach(), total.detach()
-            elif unit < self.network.depth:
+        for unit in self.stage.units:
+            messages = None if draining else self._messages(unit, frame_BCHW)
+            if unit < self.network.depth:
                 activation, vjp = self._tick_below(unit, messages, weight_B)
-                if activation is not None:
-                    activations[unit] = activation
+            elif messages is not None:
+                assert targets_B is not None
+                total, output, vjp = self._tick_last(messages, targets_B, weight_B)
+                activation = output
+            else:
+                activation = vjp = None
+            if activation is not None:
+                activations[unit] = activation
             if vjp is not None:
                 gradients.update(vjp.parameters)
-                sent.append((unit, vjp.sources))
+                self._queue(unit, vjp.sources)
+            self._send_gradients(unit)
         self.state.activations = activations
-        for unit, messages_to in sent:
-            self._send(unit, messages_to)
         return total, output, gradients
 
-    def _messages(self, unit: int, frame_BCHW: Tensor) -> list[Tensor] | None:
-        held = {INPUT: frame_BCHW, **self.state.activations}
-        sources = self.network.wiring.sources_of(unit)
-        return [held[j] for j in sources] if all(j in held for j in sources) else None
+    def send_frame(self, tick: int, frame_BCHW: Tensor) -> None:
+        """Send the frame of a later tick to the other stages that read it."""
+        self._send("activation", INPUT, tick, frame_BCHW)
+
+    def _start_tick(self) -> None:
+        self.state.tick += 1
+        self._arrived = {}
+        if self.stage.on_tick_start is not None:
+            self.stage.on_tick_start(self.state.tick)
+
+    def _messages(self, unit: int, frame_BCHW: Tensor | None) -> list[Tensor] | None:
+        if self.state.tick < first_output_tick(unit):
+            return None
+        return [self._message(source, frame_BCHW) for source in self.network.wiring.sources_of(unit)]
+
+    def _message(self, source: int, frame_BCHW: Tensor | None) -> Tensor:
+        if source == INPUT and self.stage.has_video:
+            assert frame_BCHW is not None
+            return frame_BCHW
+        if source in self.stage.units:
+            return self.state.activations[source]
+        if source not in self._arrived:
+            (channel,) = self.stage.channels("activation", source)
+            message = self.stage.receive(channel, self.state.tick)
+            # A stash outlives the exchange's buffer.
+            self._arrived[source] = message.clone() if self.rule.stash == "exact" else message
+        return self._arrived[source]
+
+    def _tick_last(self, messages: list[Tensor], targets_B: Tensor, weight_B: Tensor) -> tuple[Tensor, Tensor, _Vjp]:
+        """Forward, loss and product of the last unit."""
+        unit = self.network.depth
+        leaves = _leaves(self.network, unit, messages)
+        output = self.network.unit(unit)(leaves)
+        total = (self.loss(output, targets_B) * weight_B).sum()
+        self._publish(unit, output.detach())
+        return total.detach(), output.detach(), _vjp(self.network, unit, leaves, total, torch.ones_like(total))
 
     def _tick_below(
         self, unit: int, messages: list[Tensor] | None, weight_B: Tensor
     ) -> tuple[Tensor | None, _Vjp | None]:
         """Forward and product of a unit below the last one."""
-        grad_output = self._received(unit)
-        if grad_output is not None and not self.rule.drains:
-            # An ended clip works no more: a pseudo-gradient would meet its padding.
-            grad_output = grad_output * weight_B.view(-1, *[1] * (grad_output.dim() - 1))
         if self.rule.stash == "exact":
-            return self._tick_stashed(unit, messages, grad_output)
+            return self._tick_stashed(unit, messages, weight_B)
         if messages is None:
             return None, None
-        complete = self.state.tick >= first_gradient_tick(self.network.wiring, unit)
-        if grad_output is None or not complete:
-            with torch.no_grad():
-                return self.network.unit(unit)(messages), None
+        if self.state.tick < first_gradient_tick(self.network.wiring, unit):
+            self._received(unit, weight_B)  # incomplete, not used
+            return self._forward(unit, messages), None
         leaves = _leaves(self.network, unit, messages)
         output = self.network.unit(unit)(leaves)
-        return output.detach(), _vjp(self.network, unit, leaves, output, grad_output)
+        self._publish(unit, output.detach())
+        grad_output = self._received(unit, weight_B)
+        vjp = None if grad_output is None else _vjp(self.network, unit, leaves, output, grad_output)
+        return output.detach(), vjp
 
     def _tick_stashed(
-        self, unit: int, messages: list[Tensor] | None, grad_output: Tensor | None
+        self, unit: int, messages: list[Tensor] | None, weight_B: Tensor
     ) -> tuple[Tensor | None, _Vjp | None]:
         stash = self.state.inputs[unit]
         activation = None
         if messages is not None:
             stash[self.state.tick] = messages
-            with torch.no_grad():
-                activation = self.network.unit(unit)(messages)
+            activation = self._forward(unit, messages)
         past = stash.pop(self.state.tick - lag(self.network.wiring, unit), None)
+        grad_output = self._received(unit, weight_B)
         if past is None or grad_output is None:
             return activation, None
         leaves = _leaves(self.network, unit, past)
         return activation, _vjp(self.network, unit, leaves, self.network.unit(unit)(leaves), grad_output)
 
-    def _received(self, unit: int) -> Tensor | None:
-        return self.state.gradients[unit].pop(self.state.tick, None)
+    def _forward(self, unit: int, messages: list[Tensor]) -> Tensor:
+        with torch.no_grad():
+            activation = self.network.unit(unit)(messages)
+        self._publish(unit, activation)
+        return activation
 
-    def _send(self, unit: int, messages: Mapping[int, Tensor]) -> None:
+    def _publish(self, unit: int, activation: Tensor) -> None:
+        self._send("activation", unit, self.state.tick + 1, activation)
+
+    def _received(self, unit: int, weight_B: Tensor) -> Tensor | None:
+        """Return the sum of the gradients for a unit's output that are for this tick, from here and other stages."""
+        total = self.state.gradients[unit].pop(self.state.tick, None)
+        for channel in self.stage.channels("gradient", unit):
+            if self.state.tick in self._ticks[channel]:
+                message = self.stage.receive(channel, self.state.tick)
+                total = message if total is None else total + message
+        if total is None or self.rule.drains:
+            return total
+        # An ended clip works no more: a pseudo-gradient would meet its padding.
+        return total * weight_B.view(-1, *[1] * (total.dim() - 1))
+
+    def _queue(self, unit: int, messages: Mapping[int, Tensor]) -> None:
+        """Keep a unit's input gradients until the tick at which they are used, or sent to another stage."""
         for source, message in messages.items():
             wait = message_wait(self.network.wiring, unit, source) if self.rule.stash == "exact" else 0
             waiting, at = self.state.gradients[source], self.state.tick + 1 + wait
             waiting[at] = waiting[at] + message if at in waiting else message
+
+    def _send_gradients(self, unit: int) -> None:
+        """Send what is complete once a unit has worked: to sources elsewhere that no unit above it here reads."""
+        for source in self.network.wiring.sources_of(unit):
+            if source in self.stage.units or source == INPUT:
+                continue
+            if unit == max(self.stage.placement.readers(source, self.stage.index)):
+                tick = self.state.tick + 1
+                message = self.state.gradients[source].pop(tick, None)
+                if message is not None:
+                    self._send("gradient", source, tick, message)
+
+    def _send(self, kind: str, unit: int, tick: int, message: Tensor) -> None:
+        for channel in self.stage.channels(kind, unit):
+            if tick in self._ticks[channel]:
+                self.stage.send(channel, tick, message)
 
 
 def run_pipelined(
@@ -186,24 +276,30 @@ def run_pipelined(
     loss: Loss,
     state: PipelineState | None = None,
     on_tick: OnTick | None = None,
+    stage: Stage | None = None,
 ) -> tuple[ClipSums, PipelineState]:
     """Return the sums of a clip, tick by tick, and the state after it.
 
-    With `on_tick` (`update: frame`) each tick's mean gradients are handed over and none are summed.
+    With `on_tick` (`update: frame`) each tick's mean gradients are handed over and none are summed. With a `stage` they
+    are its own units', and only the last stage has losses and outputs; a video that comes in elsewhere is a tensor on
+    the meta device, of which only the shape is used.
     """
-    pipeline = Pipeline(network, rule, loss, state)
-    start, frames, depth = pipeline.state.tick, video_BTCHW.shape[1], network.depth
+    frames, depth = video_BTCHW.shape[1], network.depth
+    pipeline = Pipeline(network, rule, loss, state, stage=stage, frames=frames)
+    start, has_video = pipeline.state.tick, pipeline.stage.has_video
+    dtype = video_BTCHW.dtype
     summed: dict[str, Tensor] = {}
     losses, outputs = [], []
-    drained = max(lag(network.wiring, i) for i in range(1, depth + 1)) if rule.drains else 0
-    for tick in range(start + 1, start + frames + drained + 1):
+    for tick in range(start + 1, start + frames + drain_ticks(network.wiring, rule) + 1):
         frame = tick - start
-        weight_B = (lengths_B >= frame).to(video_BTCHW.dtype)
+        weight_B = (lengths_B >= frame).to(dtype)
         about = nominal_frame(depth, tick)
         targets_B = targets_at(targets, max(about - start, 1)) if about >= 1 else None
         # A copy: a view in a graph or in the state would keep the whole clip alive.
-        frame_BCHW = video_BTCHW[:, frame - 1].clone() if frame <= frames else None
-        total, output, gradients = pipeline.train(frame_BCHW, targets_B, weight_B)
+        frame_BCHW = video_BTCHW[:, frame - 1].clone() if has_video and frame <= frames else None
+        if has_video and frame < frames:
+            pipeline.send_frame(tick + 1, video_BTCHW[:, frame])
+        total, output, gradients = pipeline.train(frame_BCHW, targets_B, weight_B, draining=frame > frames)
         if output is not None and total is not None:
             losses.append(total)
             outputs.append(output)
@@ -213,6 +309,25 @@ def run_pipelined(
         elif gradients and (alive := int(weight_B.sum())):
             on_tick({name: gradient / alive for name, gradient in gradients.items()})
     valid_BN = valid_outputs(rule, depth, frames, lengths_B, start=start)
-    logits_BNK = torch.stack(outputs, dim=1) if outputs else video_BTCHW.new_zeros(len(video_BTCHW), 0, 0)
-    total_loss = torch.stack(losses).sum() if losses else video_BTCHW.new_zeros(())
+    empty = torch.zeros(len(lengths_B), 0, 0, dtype=dtype, device=lengths_B.device)
+    logits_BNK = torch.stack(outputs, dim=1) if outputs else empty
+    total_loss = torch.stack(losses).sum() if losses else empty.sum()
     return ClipSums(total_loss, logits_BNK, valid_BN, summed), pipeline.state
+
+
+def infer_pipelined(network: UnitNetwork, video_BTCHW: Tensor, rule: Rule, stage: Stage | None = None) -> Tensor | None:
+    """Return the outputs (B, N, K) of ticks D..T, tick by tick; None where the last unit works in another stage.
+
+    Raises:
+        ValueError: the clip ends before the pipeline's first output.
+    """
+    frames = video_BTCHW.shape[1]
+    check_gives_output(network, rule, frames)
+    pipeline = Pipeline(network, rule, cross_entropy, stage=stage, frames=frames)
+    has_video, outputs = pipeline.stage.has_video, []
+    for frame in range(frames):
+        if has_video and frame + 1 < frames:
+            pipeline.send_frame(frame + 2, video_BTCHW[:, frame + 1])
+        outputs.append(pipeline.infer(video_BTCHW[:, frame] if has_video else None))
+    found = [output for output in outputs if output is not None]
+    return torch.stack(found, dim=1) if pipeline.stage.has_output else None

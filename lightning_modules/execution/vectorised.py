@@ -6,6 +6,10 @@ It gives the pipelined executor's numbers at backprop's speed on one device, for
 activations; the pipelined executor holds one. Under Sideways unit i uses no gradient before tick 2D - i: where these
 are most of a clip's ticks, they pass through it without a graph.
 
+Where the units are on several devices (`stage`), each process does this for its own units, and whole clips of
+activations and gradients are sent: the naive model parallelism that the pipeline is measured against. One stage works
+while the others wait.
+
 Shape legend: B clips, T frames, S ticks of one unit's outputs, N ticks with an output of the network, K classes.
 """
 
@@ -15,24 +19,20 @@ from torch import Tensor
 from lightning_modules.execution.arguments import check_gives_output
 from lightning_modules.execution.clip_loss import ClipSums, Loss, targets_at, valid_outputs
 from lightning_modules.execution.edge import edge, mask_gradient
+from lightning_modules.execution.placement import Channel, whole
 from lightning_modules.execution.schedule import first_gradient_tick, lag
+from lightning_modules.execution.stage import Stage, first_tick
 from lightning_modules.networks.clip_network import ClipNetwork
 from lightning_modules.networks.unit_network import UnitNetwork
 from lightning_modules.networks.wiring import INPUT
 from lightning_modules.rules.rule import Rule
 
 
-def _first_tick(rule: Rule, unit: int) -> int:
-    if unit == INPUT:
-        return 1 - rule.forward_shift
-    return unit if rule.forward_shift else 1
-
-
 def _first_used_tick(rule: Rule, network: UnitNetwork, unit: int) -> int:
     """Return the first tick whose gradient a unit uses: before it no graph is needed."""
     if rule.forwards_gradients and unit != INPUT:
         return first_gradient_tick(network.wiring, unit)
-    return _first_tick(rule, unit)
+    return first_tick(rule, unit)
 
 
 def _split(rule: Rule, network: UnitNetwork, unit: int, frames: int) -> tuple[range, range]:
@@ -40,7 +40,7 @@ def _split(rule: Rule, network: UnitNetwork, unit: int, frames: int) -> tuple[ra
 
     They are split only where most need none: joining the outputs is a copy, which autograd keeps beside the part.
     """
-    first, end = _first_tick(rule, unit), frames + 1
+    first, end = first_tick(rule, unit), frames + 1
     graph = min(_first_used_tick(rule, network, unit), end)
     if 2 * (graph - first) < end - first:
         graph = first
@@ -72,7 +72,7 @@ def _messages(
     messages_SB = [
         edge(
             outputs[source] if network.wiring.carries_gradient(source, unit) else outputs[source].detach(),
-            source_first=_first_tick(rule, source),
+            source_first=first_tick(rule, source),
             reader_first=ticks.start,
             last=ticks[-1],
             forward=rule.forward_shift,
@@ -107,21 +107,55 @@ def _unit_outputs(
     return torch.cat(parts_SB) if len(parts_SB) > 1 else parts_SB[0]
 
 
-def network_outputs(network: UnitNetwork | ClipNetwork, video_BTCHW: Tensor, rule: Rule, lengths_B: Tensor) -> Tensor:
-    """Return the network's outputs (N, B, K), with a graph whose backward pass is the rule's.
+def _stage_outputs(
+    network: UnitNetwork, video_BTCHW: Tensor, rule: Rule, lengths_B: Tensor, stage: Stage
+) -> tuple[dict[int, Tensor], list[Channel]]:
+    """Return the outputs of a stage's units and of what they read, and the channels by which the latter's gradients go.
+
+    What comes from another stage is a leaf of the graph.
+    """
+    frames, shortest = video_BTCHW.shape[1], int(lengths_B.min())
+    outputs: dict[int, Tensor] = {}
+    back = []
+    if stage.has_video:
+        outputs[INPUT] = video_BTCHW.transpose(0, 1).contiguous()
+        _send_all(stage, "activation", INPUT, outputs[INPUT])
+    for unit in stage.units:
+        for source in network.wiring.sources_of(unit):
+            if source not in outputs:
+                (channel,) = stage.channels("activation", source)
+                outputs[source] = stage.receive(channel, 0)
+                if gradients := stage.channels("gradient", source):
+                    back += gradients
+                    outputs[source] = outputs[source].detach().requires_grad_(torch.is_grad_enabled())
+        outputs[unit] = _unit_outputs(network, unit, outputs, rule, frames, lengths_B, shortest)
+        _send_all(stage, "activation", unit, outputs[unit].detach())
+    return outputs, back
+
+
+def _send_all(stage: Stage, kind: str, unit: int, message: Tensor) -> None:
+    for channel in stage.channels(kind, unit):
+        stage.send(channel, 0, message)
+
+
+def network_outputs(
+    network: UnitNetwork | ClipNetwork,
+    video_BTCHW: Tensor,
+    rule: Rule,
+    lengths_B: Tensor,
+    stage: Stage | None = None,
+) -> Tensor | None:
+    """Return the network's outputs (N, B, K), with a graph whose backward pass is the rule's; None in other stages.
 
     Raises:
         ValueError: the clip ends before the pipeline's first output.
     """
     if isinstance(network, ClipNetwork):
         return network(video_BTCHW, lengths_B)[None]
-    frames = video_BTCHW.shape[1]
-    check_gives_output(network, rule, frames)
-    outputs = {INPUT: video_BTCHW.transpose(0, 1).contiguous()}
-    shortest = int(lengths_B.min())
-    for unit in range(1, network.depth + 1):
-        outputs[unit] = _unit_outputs(network, unit, outputs, rule, frames, lengths_B, shortest)
-    return outputs[network.depth]
+    check_gives_output(network, rule, video_BTCHW.shape[1])
+    stage = stage or Stage(whole(network.wiring))
+    outputs, _ = _stage_outputs(network, video_BTCHW, rule, lengths_B, stage)
+    return outputs[network.depth] if stage.has_output else None
 
 
 def _summed_loss(logits_NBK: Tensor, targets: Tensor, valid_BN: Tensor, loss: Loss) -> Tensor:
@@ -132,6 +166,25 @@ def _summed_loss(logits_NBK: Tensor, targets: Tensor, valid_BN: Tensor, loss: Lo
     return (losses * valid_BN.T).sum()
 
 
+def _stage_gradients(
+    network: UnitNetwork, stage: Stage, outputs: dict[int, Tensor], back: list[Channel], total: Tensor | None
+) -> dict[str, Tensor]:
+    """Return the gradients of a stage's parameters, from the loss and from other stages; send what these wait for."""
+    roots: list[tuple[Tensor, Tensor | None]] = [] if total is None else [(total, None)]
+    for unit in stage.units:
+        for channel in stage.channels("gradient", unit):
+            roots.append((outputs[unit], stage.receive(channel, 0)))
+    roots = [root for root in roots if root[0].requires_grad]
+    parameters = {n: p for unit in stage.units for n, p in network.unit_parameters(unit).items() if p.requires_grad}
+    wanted = [*parameters.values(), *(outputs[channel.unit] for channel in back)]
+    if not roots or not wanted:
+        return {}
+    found = torch.autograd.grad([r for r, _ in roots], wanted, [g for _, g in roots], allow_unused=True)
+    for channel, gradient in zip(back, found[len(parameters) :], strict=True):
+        stage.send(channel, 0, torch.zeros_like(outputs[channel.unit]) if gradient is None else gradient)
+    return {name: g for name, g in zip(parameters, found, strict=False) if g is not None}
+
+
 def run_vectorised(
     network: UnitNetwork | ClipNetwork,
     video_BTCHW: Tensor,
@@ -139,16 +192,32 @@ def run_vectorised(
     rule: Rule,
     lengths_B: Tensor,
     loss: Loss,
+    stage: Stage | None = None,
 ) -> ClipSums:
-    """Return the sums of a clip, all ticks at once."""
-    logits_NBK = network_outputs(network, video_BTCHW, rule, lengths_B)
-    if rule.whole_clip:
-        valid_BN = lengths_B[:, None] > 0
-    else:
-        valid_BN = valid_outputs(rule, network.depth, video_BTCHW.shape[1], lengths_B)
+    """Return the sums of a clip, all ticks at once. With a `stage`: its units' gradients, as `run_pipelined` does."""
+    if isinstance(network, ClipNetwork):
+        return _run_whole_clip(network, video_BTCHW, targets, lengths_B, loss)
+    check_gives_output(network, rule, video_BTCHW.shape[1])
+    stage = stage or Stage(whole(network.wiring))
+    outputs, back = _stage_outputs(network, video_BTCHW, rule, lengths_B, stage)
+    valid_BN = valid_outputs(rule, network.depth, video_BTCHW.shape[1], lengths_B)
+    if not stage.has_output:
+        gradients = _stage_gradients(network, stage, outputs, back, None)
+        empty = torch.zeros(len(lengths_B), 0, 0, dtype=video_BTCHW.dtype, device=lengths_B.device)
+        return ClipSums(empty.sum(), empty, valid_BN, gradients)
+    logits_NBK = outputs[network.depth]
     total = _summed_loss(logits_NBK, targets, valid_BN, loss)
-    names = [name for name, p in network.named_parameters() if p.requires_grad]
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    found = torch.autograd.grad(total, parameters, allow_unused=True)
-    gradients = {name: g for name, g in zip(names, found, strict=True) if g is not None}
+    gradients = _stage_gradients(network, stage, outputs, back, total)
+    return ClipSums(total.detach(), logits_NBK.detach().transpose(0, 1), valid_BN, gradients)
+
+
+def _run_whole_clip(
+    network: ClipNetwork, video_BTCHW: Tensor, targets: Tensor, lengths_B: Tensor, loss: Loss
+) -> ClipSums:
+    logits_NBK = network(video_BTCHW, lengths_B)[None]
+    valid_BN = lengths_B[:, None] > 0
+    total = _summed_loss(logits_NBK, targets, valid_BN, loss)
+    parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    gradients = {name: g for name, g in zip(parameters, found, strict=True) if g is not None}
     return ClipSums(total.detach(), logits_NBK.detach().transpose(0, 1), valid_BN, gradients)
