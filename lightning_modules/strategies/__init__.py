@@ -1,0 +1,1 @@
+"""Placement on devices: the depth-parallel strategy and its parts."""
