@@ -120,7 +120,7 @@ class Stage:
 
 @lru_cache(maxsize=8)
 def message_shapes(network: UnitNetwork, frame_shape: tuple[int, ...]) -> dict[int, torch.Size]:
-    """Return the shape of each unit's output for one frame (C, H, W), and of the frame itself at 0; nothing is computed."""
+    """Return the shape of each unit's output for one frame (C, H, W), of the frame itself at 0; nothing is computed."""
     ghost = copy.deepcopy(network).to("meta")
     outputs = {INPUT: torch.empty(1, *frame_shape, device="meta", dtype=next(network.parameters()).dtype)}
     with torch.no_grad():
