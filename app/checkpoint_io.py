@@ -1,7 +1,8 @@
 """Checkpoint files: written whole or not at all, read as plain data only, and known as our own.
 
 A file is written under another name, forced to the disk and moved into place, so that a kill or a full disk leaves the
-last one whole. Each carries a card under the key `skip_sideways`: the MLflow run it belongs to and what network it is.
+last one whole. Each carries a card under the key `skip_sideways`: the MLflow run it belongs to, what network it is, and
+the names of its classes.
 """
 
 import errno

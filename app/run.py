@@ -21,6 +21,7 @@ from app.checkpoint_io import CARD, RunCheckpointIO, check_identity, identity, r
 from app.checkpoints import BEST, LAST, RUN_FILE, RunCheckpoint
 from app.environment import environment, git_state
 from app.kept_state import RandomState
+from app.one_video import remember
 from app.outcome import Outcome
 from app.run_layout import flat, init_args, run_layout, run_name
 from app.run_logger import RunLogger
@@ -111,7 +112,13 @@ class Run:
         if arguments.get("max_epochs") is None and arguments.get("max_time") is None:
             arguments["max_epochs"] = DEFAULT_EPOCHS if arguments.get("max_steps", -1) == -1 else -1
         self.io = RunCheckpointIO(
-            {"schema": 1, "run_name": self.name, "identity": self.identity, "layout": self.layout}
+            {
+                "schema": 1,
+                "run_name": self.name,
+                "identity": self.identity,
+                "layout": self.layout,
+                "data": remember(self.cli.datamodule),
+            }
         )
         arguments["plugins"] = [*_as_list(arguments.get("plugins")), self.io]
         arguments["callbacks"] = [

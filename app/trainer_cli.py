@@ -11,10 +11,10 @@ ensure_torchvision()
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer  # noqa: E402
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI  # noqa: E402
 
-from app.checkpoint_io import missing, read_checkpoint  # noqa: E402
+from app.checkpoint_io import CARD, missing, read_checkpoint  # noqa: E402
 from app.checkpoints import RunCheckpoint  # noqa: E402
 from app.noise import without_noise  # noqa: E402
-from app.one_video import one_video_loader  # noqa: E402
+from app.one_video import one_video_loader, remembered  # noqa: E402
 from app.parser import PlainParser  # noqa: E402
 from app.run import Run, RunConfig  # noqa: E402
 
@@ -103,6 +103,14 @@ class SkipSidewaysCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration as given: Lightning would load the file before ours is checked, see `Run`."""
+
+    def before_instantiate_classes(self) -> None:
+        """Let `predict --video` do without the data set, where the checkpoint tells what is needed of it."""
+        path = self._get(self.config, "ckpt_path")
+        if not self._get(self.config, "video") or path in (None, "last", "best"):
+            return
+        if data := remembered(read_checkpoint(Path(path))[CARD], self._get(self.config, "data")):
+            self.config[self.only]["data"] = data
 
     def instantiate_classes(self) -> None:
         """Make data, model and trainer, with the run that is tracked between them."""

@@ -41,7 +41,7 @@ class ClipOptions:
     fit: str
     margin: int
     flip: bool
-    grey: bool
+    grayscale: bool
     background: str
     decoder: str
 
@@ -79,7 +79,7 @@ class FrameStore:
     def _read(self, path: Path, start: int, count: int | None) -> Tensor:
         o = self.options
         video = decode(path, decoder=o.decoder, start=start, count=count, size=o.size + o.margin, fit=o.fit)
-        return subtract(grey(video) if o.grey else video, o.background)
+        return subtract(grey(video) if o.grayscale else video, o.background)
 
 
 class TrainClips(Dataset):

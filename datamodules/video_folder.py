@@ -123,7 +123,7 @@ class VideoFolder(LightningDataModule):
     @property
     def channels(self) -> int:
         """1 with `grayscale`, else 3."""
-        return 1 if self.clip_options.grey else 3
+        return 1 if self.clip_options.grayscale else 3
 
     @property
     def data_hash(self) -> str:

@@ -97,6 +97,7 @@ class Weizmann(LightningDataModule):
         self.fold, self.views = fold, views
         self.class_names, self.num_classes = self.folder.class_names, self.folder.num_classes
         self.channels, self.data_hash = self.folder.channels, self.folder.data_hash
+        self.clip_options = self.folder.clip_options
 
     @property
     def persons(self) -> list[str]:
