@@ -15,7 +15,49 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, O
 from lightning_modules.execution.schedule import lag
 from lightning_modules.networks import ClipNetwork, UnitNetwork
 
+OPTIMIZERS = ("adamw", "sgd")
+SCHEDULES = ("onecycle", "cosine", "constant")
 LAG_SCALINGS = ("off", "lower", "inverse", "exponential")
+MOMENTUM = 0.9
+LAG_STRENGTH = 1.0
+
+
+def _check_name(what: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        raise ValueError(f"{what} {name!r} is unknown; expected one of {', '.join(known)}")
+
+
+def check_settings(
+    network: UnitNetwork | ClipNetwork,
+    *,
+    optimizer: str,
+    momentum: float,
+    schedule: str,
+    lag_scaling: str,
+    lag_strength: float,
+) -> None:
+    """Refuse unknown names, and values that were chosen but can have no effect; the defaults always pass.
+
+    Raises:
+        ValueError: with what to type instead.
+    """
+    _check_name("optimizer", optimizer, OPTIMIZERS)
+    _check_name("schedule", schedule, SCHEDULES)
+    lag_factor(lag_scaling, lag_strength, 0)
+    if momentum != MOMENTUM and optimizer != "sgd":
+        raise ValueError(
+            f"momentum {momentum} with optimizer {optimizer!r}, which takes none; use optimizer 'sgd', "
+            "or leave momentum out"
+        )
+    if lag_strength != LAG_STRENGTH and lag_scaling == "off":
+        raise ValueError(
+            f"lag_strength {lag_strength} with lag_scaling 'off', which uses none; use lag_scaling 'lower', 'inverse' "
+            "or 'exponential', or leave lag_strength out"
+        )
+    if lag_scaling != "off" and isinstance(network, ClipNetwork):
+        raise ValueError(
+            f"lag_scaling {lag_scaling!r} with a network that takes whole clips and has no lag; leave lag_scaling out"
+        )
 
 
 def lag_factor(scaling: str, strength: float, frames: int) -> float:
@@ -27,8 +69,7 @@ def lag_factor(scaling: str, strength: float, frames: int) -> float:
     Raises:
         ValueError: an unknown law or a negative strength.
     """
-    if scaling not in LAG_SCALINGS:
-        raise ValueError(f"lag_scaling {scaling!r} is unknown; expected one of {', '.join(LAG_SCALINGS)}")
+    _check_name("lag_scaling", scaling, LAG_SCALINGS)
     if strength < 0:
         raise ValueError(f"lag_strength is {strength}; it must not be negative")
     if scaling == "lower":
@@ -82,11 +123,10 @@ def make_optimizer(
     Raises:
         ValueError: an unknown name.
     """
+    _check_name("optimizer", name, OPTIMIZERS)
     if name == "adamw":
         return AdamW(groups, lr=lr, weight_decay=weight_decay)
-    if name == "sgd":
-        return SGD(groups, lr=lr, weight_decay=weight_decay, momentum=momentum)
-    raise ValueError(f"optimizer {name!r} is unknown; expected 'adamw' or 'sgd'")
+    return SGD(groups, lr=lr, weight_decay=weight_decay, momentum=momentum)
 
 
 def make_scheduler(name: str, optimizer: Optimizer, steps: int) -> LRScheduler:
@@ -95,14 +135,13 @@ def make_scheduler(name: str, optimizer: Optimizer, steps: int) -> LRScheduler:
     Raises:
         ValueError: an unknown name.
     """
+    _check_name("schedule", name, SCHEDULES)
     if name == "onecycle":
         peaks = [group["lr"] for group in optimizer.param_groups]
         return OneCycleLR(optimizer, max_lr=peaks, total_steps=max(steps, 1) + 1, cycle_momentum=False)
     if name == "cosine":
         return CosineAnnealingLR(optimizer, T_max=max(steps, 1))
-    if name == "constant":
-        return LambdaLR(optimizer, lambda _: 1.0)
-    raise ValueError(f"schedule {name!r} is unknown; expected 'onecycle', 'cosine' or 'constant'")
+    return LambdaLR(optimizer, lambda _: 1.0)
 
 
 def planned_updates(batches: float, accumulate: int, epochs: int | None, max_steps: int) -> int | None:

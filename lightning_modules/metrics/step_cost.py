@@ -4,7 +4,7 @@ A step is loss, gradients and the optimizer's update.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -105,7 +105,7 @@ def _state_mib(network: UnitNetwork, row: Row, clips: Clips) -> float:
     """
     if row.executor != "pipelined":
         return 0.0
-    rule = make_rule("sideways", stash=row.rule.stash, drain=False)
+    rule = replace(row.rule, update="clip", drain=False)
     frames = [frame.clone() for frame in clips.video_BTCHW.unbind(1)]
     state = None
     for frame_BCHW in frames:

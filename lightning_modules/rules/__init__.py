@@ -12,7 +12,7 @@ RULES = ("backprop_frame", "backprop_shifted", "backprop", "sideways")
 __all__ = ["RULES", "Rule", "backprop", "backprop_frame", "backprop_shifted", "make_rule", "sideways"]
 
 
-def _check(name: str, update: str, stash: str) -> None:
+def _check(name: str, update: str, stash: str, drain: bool) -> None:
     if name not in RULES:
         near = get_close_matches(name, RULES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -23,6 +23,10 @@ def _check(name: str, update: str, stash: str) -> None:
         raise ValueError(f"stash {stash!r} is unknown; expected 'none' or 'exact'")
     if stash != "none" and name != "sideways":
         raise ValueError(f"stash={stash!r} with rule {name!r}, which is exact already; leave stash out")
+    if not drain and stash != "exact":
+        raise ValueError(
+            f"drain=False with stash {stash!r}, where nothing is drained; use stash='exact', or leave drain out"
+        )
     if update == "frame" and name in ("backprop_shifted", "backprop"):
         raise ValueError(
             f"update='frame' with rule {name!r}, whose gradient needs the whole clip; "
@@ -36,7 +40,7 @@ def make_rule(name: str, *, update: Update = "clip", stash: Stash = "none", drai
     Raises:
         ValueError: an unknown name, or options that make no sense for the rule.
     """
-    _check(name, update, stash)
+    _check(name, update, stash, drain)
     if name == "sideways":
         return sideways(update, stash, drain)
     if name == "backprop_frame":

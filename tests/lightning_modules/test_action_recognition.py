@@ -336,11 +336,43 @@ def test_fewest_frames(options, frames):
         ({**METHODS["backprop cnn3d"], "train_units": "last"}, "is one unit; use 'all'"),
         ({"accumulate": 0}, "at least 1"),
         ({**PIPELINED, "update": "frame", "accumulate": 2}, "use update 'clip'"),
+        ({"optimizer": "adam"}, "expected one of adamw, sgd"),
+        ({"schedule": "linear"}, "expected one of onecycle, cosine, constant"),
+        ({"lag_scaling": "linear"}, "expected one of off, lower, inverse, exponential"),
     ],
 )
 def test_errors_that_teach(options, message):
     with pytest.raises(ValueError, match=message):
         model(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimizer": "adamw", "momentum": 0.5}, "momentum 0.5 with optimizer 'adamw'.* use optimizer 'sgd'"),
+        ({"lag_strength": 0.1}, "lag_strength 0.1 with lag_scaling 'off'.* use lag_scaling 'lower'"),
+        ({"rule": "sideways", "drain": False}, "drain=False with stash 'none'.* use stash='exact'"),
+        ({"rule": "backprop_shifted", "drain": False}, "leave drain out"),
+        ({**METHODS["backprop cnn3d"], "lag_scaling": "inverse"}, "has no lag; leave lag_scaling out"),
+    ],
+)
+def test_a_chosen_setting_without_an_effect_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        model(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": "adamw", "momentum": 0.9},
+        {"lag_scaling": "off", "lag_strength": 1.0},
+        {"rule": "backprop_frame", "lag_scaling": "inverse", "lag_strength": 0.1},
+        {**PIPELINED, "stash": "exact", "drain": False},
+        {**METHODS["backprop cnn3d"], "optimizer": "sgd", "momentum": 0.5},
+    ],
+)
+def test_defaults_written_out_and_settings_with_an_effect_are_accepted(options):
+    model(**options)
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_schedules():
 
 def test_unknown_names():
     groups = parameter_groups(network(), 0.1, "off", 1.0)
-    with pytest.raises(ValueError, match="expected 'adamw' or 'sgd'"):
+    with pytest.raises(ValueError, match="expected one of adamw, sgd"):
         make_optimizer("adam", groups, 0.1, 0.0, 0.9)
-    with pytest.raises(ValueError, match="expected 'onecycle', 'cosine' or 'constant'"):
+    with pytest.raises(ValueError, match="expected one of onecycle, cosine, constant"):
         make_scheduler("linear", make_optimizer("sgd", groups, 0.1, 0.0, 0.9), 10)
