@@ -19,6 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from lightning_modules.execution import ClipGradients, check_combination, clip_gradients, clip_logits
 from lightning_modules.execution.schedule import shortest_clip
+from lightning_modules.execution.team import Team
 from lightning_modules.metrics.gradients import gradient_health, is_logged, with_all_edges
 from lightning_modules.metrics.video_scores import VideoScores, clip_scores
 from lightning_modules.networks import ClipNetwork, UnitNetwork, build_network
@@ -130,14 +131,16 @@ class ActionRecognition(LightningModule):
         )
         _check_training(update, accumulate)
         freeze_all_but(self.network, train_units)
+        self.team = Team()
         self.frames_seen = 0
         self._start_weights: dict[str, Tensor] = {}
         self._restored_gradients: dict[str, Tensor] = {}
         self._video_scores = VideoScores()
         top_k = min(5, num_classes)
-        self.top1 = MulticlassAccuracy(num_classes, average="micro")
-        self.top5 = MulticlassAccuracy(num_classes, top_k=top_k, average="micro")
-        self.confusion = MulticlassConfusionMatrix(num_classes)
+        # The team brings all processes' scores together; torchmetrics would count them once for each process.
+        self.top1 = MulticlassAccuracy(num_classes, average="micro", sync_on_compute=False)
+        self.top5 = MulticlassAccuracy(num_classes, top_k=top_k, average="micro", sync_on_compute=False)
+        self.confusion = MulticlassConfusionMatrix(num_classes, sync_on_compute=False)
 
     @property
     def min_frames(self) -> int:
@@ -150,15 +153,23 @@ class ActionRecognition(LightningModule):
             return 1
         return shortest_clip(self.network.wiring)
 
+    @property
+    def executor(self) -> str:
+        """The executor in use: units in several stages work tick by tick wherever the rule lets them."""
+        if self.team.stages > 1:
+            return "pipelined" if self.rule.pipelines else "vectorised"
+        return self.hparams["executor"]
+
     def setup(self, stage: str) -> None:
         """Refuse what Lightning would accept and compute wrongly: our gradients bypass its DDP wrapper and its scaler.
 
         Raises:
             ValueError: several processes, or float16 with a gradient scaler.
         """
-        if stage != "predict" and self.trainer.world_size > 1:
+        if self.trainer.world_size > 1 and not getattr(self.trainer.strategy, "makes_a_team", False):
             raise ValueError(
-                f"{self.trainer.world_size} processes would each train and score by itself; use --trainer.devices 1"
+                f"{self.trainer.world_size} processes under strategy {type(self.trainer.strategy).__name__} would each "
+                "train and score by itself; use --trainer.strategy depth_parallel, or --trainer.devices 1"
             )
         if stage == "fit" and self.trainer.precision == "16-mixed":
             raise ValueError("precision '16-mixed' would shrink gradients that nobody has scaled; use 'bf16-mixed'")
@@ -202,12 +213,27 @@ class ActionRecognition(LightningModule):
         train = self._train_frames if self.rule.update == "frame" else self._train_clip
         result = train(batch, batch_idx)
         self.frames_seen += int(batch["length"].sum())
-        scores_BK = clip_scores(result.logits_BNK, result.valid_BN)
-        top1 = (scores_BK.argmax(-1) == batch["label"]).float().mean()
-        self.log_dict({"train/loss": result.loss, "train/top1": top1, "frames_seen": float(self.frames_seen)})
+        if self.team.stages == 1 or self._figures_are_due():
+            self.log_dict({**self._training_figures(result, batch), "frames_seen": float(self.frames_seen)})
+
+    def _training_figures(self, result: ClipGradients, batch: Batch) -> dict[str, Tensor]:
+        """Return loss and accuracy of the batch, which only the stage with the outputs knows by itself."""
+        figures = None
+        if self.team.has_output:
+            assert result.loss is not None
+            scores_BK = clip_scores(result.logits_BNK, result.valid_BN)
+            top1 = (scores_BK.argmax(-1) == batch["label"]).float().mean()
+            replicas = self.team.from_all_clips(torch.stack([result.loss.float(), top1]))
+            loss, top1 = torch.stack(replicas).mean(0)
+            figures = {"train/loss": loss, "train/top1": top1}
+        return self.team.from_output(figures)
+
+    def _figures_are_due(self) -> bool:
+        """Whether Lightning stores this batch's figures: to fetch them from another stage at every batch costs time."""
+        return self.trainer._logger_connector.should_update_logs or self.trainer.is_last_batch
 
     def _gradients(self, batch: Batch, **options: Any) -> ClipGradients:
-        options = {"rule": self.rule, "executor": self.hparams["executor"], **options}
+        options = {"rule": self.rule, "executor": self.executor, "stage": self.team.stage, **options}
         return clip_gradients(self.network, batch["video"], batch["label"], lengths_B=batch["length"], **options)
 
     def _train_clip(self, batch: Batch, batch_idx: int) -> ClipGradients:
@@ -215,7 +241,7 @@ class ActionRecognition(LightningModule):
         result = self._gradients(batch)
         if self._logs_gradients(batch_idx):
             self._log_gradients(batch, result.gradients)
-        set_gradients(self.network, result.gradients, batches=batch_idx % every + 1)
+        set_gradients(self.network, self.team.average(result.gradients), batches=batch_idx % every + 1)
         if (batch_idx + 1) % every == 0 or self.trainer.is_last_batch:
             self._clip(optimizer)
             self._counted_step()
@@ -229,7 +255,7 @@ class ActionRecognition(LightningModule):
             self._log_gradients(batch, self._gradients(batch, rule=clip_rule, executor="vectorised").gradients)
 
         def on_tick(gradients: Mapping[str, Tensor]) -> None:
-            set_gradients(self.network, gradients)
+            set_gradients(self.network, self.team.average(gradients))
             self._clip(optimizer)
             optimizer.step()
 
@@ -271,23 +297,41 @@ class ActionRecognition(LightningModule):
         ).gradients
         self.log_dict(gradient_health(self.network, gradients, exact, self._start_weights))
 
-    def scores(self, batch: Batch) -> Tensor:
-        """Return the score (B, K) of each clip."""
-        options = {"rule": self.rule, "executor": self.hparams["executor"], "lengths_B": batch["length"]}
-        return clip_scores(*clip_logits(self.network, batch["video"], **options))
+    def scores(self, batch: Batch) -> Tensor | None:
+        """Return the score (B, K) of each clip; None where the outputs are found in another stage."""
+        logits_BNK, valid_BN = clip_logits(
+            self.network,
+            batch["video"],
+            rule=self.rule,
+            executor=self.executor,
+            lengths_B=batch["length"],
+            stage=self.team.stage,
+        )
+        return None if logits_BNK is None else clip_scores(logits_BNK, valid_BN)
 
     def _evaluate(self, batch: Batch) -> None:
-        self._video_scores.update(self.scores(batch), batch["label"], batch["video_index"])
+        scores_BK = self.scores(batch)
+        if scores_BK is not None:
+            self._video_scores.update(scores_BK, batch["label"], batch["video_index"])
 
     def _end_evaluation(self, stage: str) -> None:
-        """Log accuracy and loss over videos, each the mean of its views."""
-        if not self._video_scores:
+        """Log accuracy and loss over videos, each the mean of its views, the same in every process."""
+        found = self.team.from_output(self._all_videos() if self.team.has_output else None)
+        if not found:
             return
-        scores_VK, labels_V = (x.to(self.device) for x in self._video_scores.compute())
+        scores_VK, labels_V = (x.to(self.device) for x in found)
         loss = torch.nn.functional.nll_loss(scores_VK.clamp_min(1e-12).log(), labels_V)
         self.log_dict({f"{stage}/loss": loss, f"{stage}/top1": self.top1(scores_VK, labels_V)}, prog_bar=stage == "val")
         self.log(f"{stage}/top5", self.top5(scores_VK, labels_V))
         self.confusion.update(scores_VK, labels_V)
+
+    def _all_videos(self) -> tuple[Tensor, ...]:
+        """Return scores (V, K) and labels (V,) of the videos of all processes; nothing where there are none."""
+        parts = self.team.from_all_clips(self._video_scores)
+        everything = VideoScores()
+        for part in parts:
+            everything.merge(part)
+        return everything.compute() if everything else ()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Score a batch of validation views."""
@@ -299,7 +343,9 @@ class ActionRecognition(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Return scores (B, K) with the clips' ids and labels."""
-        return {"clip_id": batch["clip_id"], "label": batch["label"].cpu(), "scores": self.scores(batch).cpu()}
+        scores_BK = self.scores(batch)
+        scores_BK = self.team.from_output(None if scores_BK is None else scores_BK.cpu())
+        return {"clip_id": batch["clip_id"], "label": batch["label"].cpu(), "scores": scores_BK}
 
     def _start_evaluation(self) -> None:
         self._video_scores = VideoScores()
@@ -329,7 +375,7 @@ class ActionRecognition(LightningModule):
         checkpoint["action_recognition"] = {
             "frames_seen": self.frames_seen,
             "start_weights": self._start_weights,
-            "gradients": gradients,
+            "gradients": self.team.from_all_units(gradients),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

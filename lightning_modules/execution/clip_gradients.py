@@ -17,7 +17,7 @@ from lightning_modules.execution.arguments import (
 )
 from lightning_modules.execution.clip_loss import Loss, cross_entropy, gradient_count, valid_outputs
 from lightning_modules.execution.pipeline_state import PipelineState
-from lightning_modules.execution.pipelined import OnTick, infer_pipelined, run_pipelined
+from lightning_modules.execution.pipelined import OnTick, infer_pipelined, mean_over_alive, run_pipelined
 from lightning_modules.execution.stage import Stage, clip_routes
 from lightning_modules.execution.vectorised import network_outputs, run_vectorised
 from lightning_modules.networks.clip_network import ClipNetwork
@@ -78,8 +78,7 @@ def _frame_by_frame(
         _open(network, stage, video, rule, "vectorised")
         part = run_vectorised(network, video, here, rule, alive_B, loss, stage)
         parts.append(part)
-        if count := int(alive_B.sum()):
-            on_tick({name: gradient / count for name, gradient in part.gradients.items()})
+        on_tick(mean_over_alive(part.gradients, int(alive_B.sum())))
     losses, logits, valid, _ = zip(*parts, strict=True)
     total = torch.stack(losses).sum() / lengths_B.sum().clamp_min(1)
     return ClipGradients(_where_output(stage, total), torch.cat(logits, 1), torch.cat(valid, 1), {})
@@ -122,7 +121,7 @@ def clip_gradients(
         lengths_B: real frames of each clip; None means all T.
         loss: from (n, K) outputs and (n, ...) targets to (n,) losses.
         state: pipelined only: go on from here, for clips that continue a stream; it is changed in place.
-        on_tick: needed by `update: frame`: takes each tick's gradients, changes the weights.
+        on_tick: needed by `update: frame`: takes a tick's gradients, changes the weights; none where all clips ended.
         stage: only these units work here, and all stages call this at the same time. Stages without the video, or
             without outputs, may be given it, or the targets, as a tensor on the meta device: a shape.
 

@@ -280,9 +280,9 @@ def run_pipelined(
 ) -> tuple[ClipSums, PipelineState]:
     """Return the sums of a clip, tick by tick, and the state after it.
 
-    With `on_tick` (`update: frame`) each tick's mean gradients are handed over and none are summed. With a `stage` they
-    are its own units', and only the last stage has losses and outputs; a video that comes in elsewhere is a tensor on
-    the meta device, of which only the shape is used.
+    With `on_tick` (`update: frame`) each tick's mean gradients are handed over, none where all clips have ended, and
+    none are summed. With a `stage` they are its own units', and only the last stage has losses and outputs; a video
+    that comes in elsewhere is a tensor on the meta device, of which only the shape is used.
     """
     frames, depth = video_BTCHW.shape[1], network.depth
     pipeline = Pipeline(network, rule, loss, state, stage=stage, frames=frames)
@@ -306,13 +306,18 @@ def run_pipelined(
         if on_tick is None:
             for name, gradient in gradients.items():
                 summed[name] = summed[name] + gradient if name in summed else gradient
-        elif gradients and (alive := int(weight_B.sum())):
-            on_tick({name: gradient / alive for name, gradient in gradients.items()})
+        elif gradients:
+            on_tick(mean_over_alive(gradients, int(weight_B.sum())))
     valid_BN = valid_outputs(rule, depth, frames, lengths_B, start=start)
     empty = torch.zeros(len(lengths_B), 0, 0, dtype=dtype, device=lengths_B.device)
     logits_BNK = torch.stack(outputs, dim=1) if outputs else empty
     total_loss = torch.stack(losses).sum() if losses else empty.sum()
     return ClipSums(total_loss, logits_BNK, valid_BN, summed), pipeline.state
+
+
+def mean_over_alive(gradients: Mapping[str, Tensor], alive: int) -> dict[str, Tensor]:
+    """Return a tick's summed gradients divided by the number of clips that have not ended; nothing where all have."""
+    return {name: gradient / alive for name, gradient in gradients.items()} if alive else {}
 
 
 def infer_pipelined(network: UnitNetwork, video_BTCHW: Tensor, rule: Rule, stage: Stage | None = None) -> Tensor | None:

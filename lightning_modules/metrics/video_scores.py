@@ -30,6 +30,12 @@ class VideoScores:
             self._sums[video] = self._sums.get(video, 0) + score
             self._labels[video] = label
 
+    def merge(self, other: "VideoScores") -> None:
+        """Add what another process has counted on other clips, of the same videos or of others."""
+        for video, score in other._sums.items():
+            self._sums[video] = self._sums.get(video, 0) + score
+            self._labels[video] = other._labels[video]
+
     def __len__(self) -> int:
         return len(self._sums)
 

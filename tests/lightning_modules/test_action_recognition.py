@@ -378,14 +378,14 @@ def test_defaults_written_out_and_settings_with_an_effect_are_accepted(options):
 @pytest.mark.parametrize(
     ("stage", "settings", "message"),
     [
-        ("fit", {"world_size": 2, "precision": "32-true"}, "2 processes .* use --trainer.devices 1"),
-        ("test", {"world_size": 2, "precision": "32-true"}, "2 processes .* use --trainer.devices 1"),
+        ("fit", {"world_size": 2, "precision": "32-true"}, "2 processes .* use --trainer.strategy depth_parallel"),
+        ("test", {"world_size": 2, "precision": "32-true"}, "2 processes .* use --trainer.strategy depth_parallel"),
         ("fit", {"world_size": 1, "precision": "16-mixed"}, "use 'bf16-mixed'"),
     ],
 )
 def test_trainers_that_would_compute_something_else_are_refused(stage, settings, message):
     module = model()
-    module._trainer = SimpleNamespace(**settings)
+    module._trainer = SimpleNamespace(strategy=None, **settings)
     with pytest.raises(ValueError, match=message):
         module.setup(stage)
 
