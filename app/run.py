@@ -23,6 +23,7 @@ from app.environment import environment, git_state
 from app.kept_state import RandomState
 from app.one_video import remember
 from app.outcome import Outcome
+from app.parameter_count import ParameterCount
 from app.run_layout import flat, init_args, run_layout, run_name
 from app.run_logger import RunLogger
 from lightning_modules.callbacks import ConfusionArtifact, StepMemory, StepTime, TickLatency
@@ -127,6 +128,8 @@ class Run:
             Outcome(),
             *_measures(),
         ]
+        if arguments.get("enable_model_summary") is not False:
+            arguments |= {"enable_model_summary": False, "callbacks": [*arguments["callbacks"], ParameterCount()]}
         if self.subcommand == "predict":
             from app.predictions import PredictionTable
 

@@ -1,6 +1,8 @@
 """The command's surface: help, errors in one line, cheap imports, and options that don't change unnoticed."""
 
+import logging
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -93,6 +95,25 @@ def test_parser_gives_short_names_and_links_the_data_to_the_model():
     assert type(cli.model).__name__ == "ActionRecognition"
     assert (cli.model.hparams["num_classes"], cli.model.hparams["in_channels"]) == (8, 1)
     assert cli.datamodule.min_frames == 2 * cli.model.network.depth - 1
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [({}, r"all of them trained"), ({"train_units": "last"}, r"[\d,]+ of them trained")],
+    ids=["all", "last"],
+)
+def test_a_fit_says_how_large_the_network_is_and_nothing_of_flops(model, words, caplog, capfd, tmp_cwd):
+    argv = options(trainer={"max_steps": 1, "logger": "false", "enable_model_summary": "true"}, model=model)
+    with caplog.at_level(logging.INFO):
+        assert main(argv) == 0
+    printed = capfd.readouterr()
+    said = caplog.text + printed.out + printed.err
+    assert re.search(rf"network \(UnitNetwork\): [\d,]+ parameters, {words}$", said, re.MULTILINE)
+    assert "flops" not in said.lower()
+    assert "already configured" not in said
+    caplog.clear()
+    assert main([*argv, "--trainer.enable_model_summary=false"]) == 0
+    assert "of them trained" not in caplog.text
 
 
 def surface() -> str:
