@@ -162,6 +162,11 @@ class Pipeline:
         if self.stage.on_tick_start is not None:
             self.stage.on_tick_start(self.state.tick)
 
+    def end_clip(self) -> None:
+        """Say that no tick is under way any more."""
+        if self.stage.on_clip_end is not None:
+            self.stage.on_clip_end()
+
     def _messages(self, unit: int, frame_BCHW: Tensor | None) -> list[Tensor] | None:
         if self.state.tick < first_output_tick(unit):
             return None
@@ -308,6 +313,7 @@ def run_pipelined(
                 summed[name] = summed[name] + gradient if name in summed else gradient
         elif gradients:
             on_tick(mean_over_alive(gradients, int(weight_B.sum())))
+    pipeline.end_clip()
     valid_BN = valid_outputs(rule, depth, frames, lengths_B, start=start)
     empty = torch.zeros(len(lengths_B), 0, 0, dtype=dtype, device=lengths_B.device)
     logits_BNK = torch.stack(outputs, dim=1) if outputs else empty
@@ -334,5 +340,6 @@ def infer_pipelined(network: UnitNetwork, video_BTCHW: Tensor, rule: Rule, stage
         if has_video and frame + 1 < frames:
             pipeline.send_frame(frame + 2, video_BTCHW[:, frame + 1])
         outputs.append(pipeline.infer(video_BTCHW[:, frame] if has_video else None))
+    pipeline.end_clip()
     found = [output for output in outputs if output is not None]
     return torch.stack(found, dim=1) if pipeline.stage.has_output else None

@@ -67,12 +67,14 @@ class Stage:
         index: this stage, from 0.
         exchange: the way to the others; None where there are none.
         on_tick_start: is told the number of each tick before any of its work; for watchdogs and clocks.
+        on_clip_end: is called when a clip's last tick is over.
     """
 
     placement: Placement
     index: int = 0
     exchange: Exchange | None = None
     on_tick_start: Callable[[int], None] | None = None
+    on_clip_end: Callable[[], None] | None = None
 
     @property
     def units(self) -> range:

@@ -1,0 +1,61 @@
+"""Small objects between processes, through the run's key-value store: what a clip's stages must tell one another.
+
+The store (torch.distributed's TCPStore) is slow beside the exchange of tensors, about a millisecond a letter, and never
+blocks the sender. A letter is read once, and in the order in which letters of one topic were written.
+"""
+
+import io
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch.distributed import Store
+
+_SLICE = timedelta(milliseconds=500)
+
+
+class Letters:
+    """Letters from and to one process.
+
+    Args:
+        store: shared by all processes of the run.
+        address: this process's, unique in the run.
+        check: called while a letter is waited for; raises where its sender cannot write any more.
+    """
+
+    def __init__(self, store: Store, address: str, check: Callable[[], None]) -> None:
+        self.store, self.address, self.check = store, address, check
+        self._written: Counter[str] = Counter()
+        self._read: Counter[str] = Counter()
+
+    def write(self, to: str, topic: str, content: Any) -> None:
+        """Write a letter: plain values and CPU tensors."""
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        topic = f"{topic}/{self.address}>{to}"
+        self.store.set(f"{topic}/{self._written[topic]}", buffer.getvalue())
+        self._written[topic] += 1
+
+    def read(self, sender: str, topic: str) -> Any:
+        """Return the next letter of a topic, once it is there."""
+        topic = f"{topic}/{sender}>{self.address}"
+        key = f"{topic}/{self._read[topic]}"
+        self._read[topic] += 1
+        self._wait(key)
+        content = self.store.get(key)
+        self.store.delete_key(key)
+        # Written by another process of this run, which may hold any object of a batch.
+        return torch.load(io.BytesIO(content), weights_only=False)
+
+    def _wait(self, key: str) -> None:
+        while True:
+            self.check()
+            try:
+                self.store.wait([key], _SLICE)
+            except torch.distributed.DistStoreError:
+                time.sleep(0)  # not there yet
+            else:
+                return

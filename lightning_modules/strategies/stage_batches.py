@@ -1,0 +1,86 @@
+"""Batches for stages that decode nothing: the first stage tells the others all but the video.
+
+first stage    loader --> batch k --> trains on it
+                             `------> letter: everything but the frames ---> batch k of the other stages
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_modules.strategies.letters import Letters
+
+_END = "end"
+
+
+class StageBatches:
+    """A loader that gives each stage its batches; it stands in for the first stage's own loader.
+
+    Elsewhere a video is a tensor on the meta device: a shape.
+
+    Args:
+        loader: the first stage's loader. The others only ask how long it is.
+        letters: to the stages of this replica.
+        others: addresses of the other stages; empty elsewhere than in the first stage.
+        first: address of the first stage.
+        topic: one for each use of a loader, the same in all stages.
+    """
+
+    def __init__(self, loader: Any, letters: Letters, others: list[str], first: str, topic: str) -> None:
+        self.loader, self.letters, self.others, self.first, self.topic = loader, letters, others, first, topic
+        self._uses = 0
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    @property
+    def sampler(self) -> Any:
+        """The loader's, so that Lightning tells it the epoch."""
+        return getattr(self.loader, "sampler", None)
+
+    @property
+    def dataset(self) -> Any:
+        """The loader's."""
+        return getattr(self.loader, "dataset", None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the loader's state, where it has one."""
+        return self.loader.state_dict() if hasattr(self.loader, "state_dict") else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Give the loader its state back."""
+        if hasattr(self.loader, "load_state_dict"):
+            self.loader.load_state_dict(state)
+
+    def __iter__(self) -> Iterator[Any]:
+        # A topic for each pass: one that was broken off may leave letters unread.
+        self._uses += 1
+        topic = f"{self.topic}/{self._uses}"
+        return self._give(topic) if self.letters.address == self.first else self._take(topic)
+
+    def _give(self, topic: str) -> Iterator[Any]:
+        for batch in self.loader:
+            self._tell(topic, without_frames(batch))
+            yield batch
+        self._tell(topic, _END)
+
+    def _tell(self, topic: str, content: Any) -> None:
+        for other in self.others:
+            self.letters.write(other, topic, content)
+
+    def _take(self, topic: str) -> Iterator[Any]:
+        while not isinstance(batch := self.letters.read(self.first, topic), str):
+            yield batch
+
+
+def without_frames(batch: Any) -> Any:
+    """Return a batch whose videos are shapes: tensors (B, T, C, H, W) on the meta device."""
+    if isinstance(batch, Tensor):
+        return torch.empty_like(batch, device="meta") if batch.dim() >= 5 else batch
+    if isinstance(batch, Mapping):
+        return {key: without_frames(value) for key, value in batch.items()}
+    if isinstance(batch, Iterable) and not isinstance(batch, str | bytes):
+        return [without_frames(value) for value in batch]
+    return batch
