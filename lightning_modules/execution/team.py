@@ -1,0 +1,61 @@
+"""What a task asks of the processes that train together; here the answers of one process that does all the work.
+
+A task (a LightningModule) is written once. It hands its gradients, figures and scores to its team, and the team knows
+whether other processes have units, or other clips, of their own. `strategies/stage_team.py` is the team of several.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from lightning_modules.execution.stage import Stage
+
+T = TypeVar("T")
+
+
+class Team:
+    """One process with all units and all clips.
+
+    Args:
+        stage: the units that work here; None for all of them.
+    """
+
+    def __init__(self, stage: Stage | None = None) -> None:
+        self.stage = stage
+
+    @property
+    def stages(self) -> int:
+        """Number of stages that the network is cut into."""
+        return 1
+
+    @property
+    def replicas(self) -> int:
+        """Number of copies of the network, each on clips of its own."""
+        return 1
+
+    @property
+    def has_output(self) -> bool:
+        """Whether outputs and losses are found in this process."""
+        return self.stage is None or self.stage.has_output
+
+    def average(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the mean over all processes that found gradients for the same units on other clips."""
+        return dict(gradients)
+
+    def from_output(self, value: T | None) -> T:
+        """Return, in every stage, what the stage with the outputs gives; the others give None."""
+        assert value is not None
+        return value
+
+    def from_all_units(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return, in every stage, the values of all stages by parameter name: each unit's from where it works."""
+        return dict(values)
+
+    def from_all_clips(self, value: T) -> list[T]:
+        """Return, where the outputs are, the value of each process that worked on other clips."""
+        return [value]
+
+    def from_all_stages(self, value: T) -> list[T]:
+        """Return, in every stage, each stage's value."""
+        return [value]
