@@ -22,7 +22,11 @@ HEADER = ("row", "step ms (p50)", "CPU ms / frame", "x backprop, wall", "x backp
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    options = argparse.ArgumentParser(prog="skip-sideways bench", description=__doc__.split("\n\n")[0])
+    options = argparse.ArgumentParser(
+        prog="skip-sideways bench",
+        description=__doc__.split("\n\n")[0],
+        epilog="units in several processes, beside other pipelines: skip-sideways bench --stages 2 --help",
+    )
     options.add_argument("--network", default="small_cnn", help="a per-frame network (default: %(default)s)")
     options.add_argument("--wiring", default="chain", help="chain, residual, concat, dense, input (default: chain)")
     options.add_argument("--width", type=float, default=1.0, help="multiplies the channels (default: %(default)s)")
@@ -178,7 +182,11 @@ def markdown(run: dict[str, Any]) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Run the benchmark and return the exit status."""
+    """Run the benchmark, in one process or in stages, and return the exit status."""
+    if any(word.split("=")[0] == "--stages" for word in argv):
+        from app import bench_stages
+
+        return bench_stages.main(argv)
     options = parser().parse_args(argv)
     check(options)
     results = measure(options)

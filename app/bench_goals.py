@@ -1,0 +1,196 @@
+"""The goals of depth-parallel training, judged on one setting's rows: met or missed, with the figure. Pure functions.
+
+Rates are compared inside a round, medians over rounds. A clip's first frames fill the pipeline and carry no gradient,
+so that Sideways does fewer passes than exact methods: each rate also stands *per pass*, times the share that it does.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_modules.metrics.interleaved import median_ratio
+
+Row = Mapping[str, Any]
+Rows = Sequence[Row]
+
+RATE_OVER_ONE_THREAD = 1.8
+RATE_OVER_TWO_THREADS = 1.0
+RATE_OVER_SCHEDULES = {2: 1.35, 8: 1.10}
+RATE_OVER_ANY_SCHEDULE = 1.0
+CPU_SMALL_MESSAGES, CPU_LARGE_MESSAGES, SMALL_MESSAGE_KIB = 1.10, 1.05, 64
+SAVED_LONG_OVER_SHORT, SAVED_OVER_ONE_FRAME, SAVED_OVER_GPIPE = 1.01, 0.35, 0.2
+ONE_FRAME_DEPTH = 4
+SCHEDULES_OF_GOAL_2 = ("GPipe", "1F1B")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One comparison of a goal.
+
+    Args:
+        goal: its number in the list of goals.
+        what: the figure of which the ratio is taken.
+        row: Sideways' row.
+        base: the row beside it.
+        figure: the ratio.
+        bound: the ratio asked for.
+        at_least: whether the ratio must be at least the bound; else at most.
+        note: the same for each pass, where that is another number.
+    """
+
+    goal: int
+    what: str
+    row: str
+    base: str
+    figure: float
+    bound: float
+    at_least: bool
+    note: str = ""
+
+    @property
+    def met(self) -> bool:
+        """Whether the goal is met by this comparison; not where the figure is no number."""
+        return self.figure >= self.bound if self.at_least else self.figure <= self.bound
+
+    @property
+    def cells(self) -> list[str]:
+        """Return the verdict as a table's cells, under `HEADER`."""
+        sign, word = (">=" if self.at_least else "<="), ("met" if self.met else "missed")
+        figures = [f"{self.figure:.3g}", f"{sign} {self.bound:g}", word, self.note]
+        return [f"{self.goal} {self.what}", self.row, self.base, *figures]
+
+
+HEADER = ("goal", "row", "over", "x", "asked", "", "x per pass")
+
+
+def summary(found: Sequence[Verdict]) -> list[str]:
+    """Return one line for each goal: met where every comparison is, else how many are."""
+    lines = []
+    for goal in sorted({verdict.goal for verdict in found}):
+        met = [verdict.met for verdict in found if verdict.goal == goal]
+        lines.append(f"goal {goal}: {'met' if all(met) else 'missed'}, {sum(met)} of {len(met)} comparisons")
+    return lines
+
+
+def rows_with(rows: Rows, **fields: object) -> list[Row]:
+    """Return the rows whose fields have these values."""
+    return [row for row in rows if all(row[key] == value for key, value in fields.items())]
+
+
+def rate_ratio(row: Row, base: Row) -> float:
+    """Return how many times the rate of another row this one has: both trained the same frames in each round."""
+    return median_ratio(base["wall_ms"], row["wall_ms"])
+
+
+def _timed(rows: Rows) -> list[Row]:
+    return [row for row in rows if row["wall_ms"]]
+
+
+def _sideways(rows: Rows, frames: int, update: str) -> list[Row]:
+    """Return the row of Sideways in stages by the first exchange."""
+    found = rows_with(
+        rows, rule="sideways", executor="pipelined", placement="stages", frames=frames, update=update, stash="none"
+    )
+    return found[:1]
+
+
+def _per_pass(row: Row, ratio: float) -> str:
+    return f"{ratio * row['passes']:.3g}"
+
+
+def _against(goal: int, own: Row, base: Row, bound: float) -> Verdict:
+    ratio = rate_ratio(own, base)
+    return Verdict(goal, "rate", own["row"], base["row"], ratio, bound, True, _per_pass(own, ratio))
+
+
+def goal_1(rows: Rows, frames: int) -> list[Verdict]:
+    """Rate over naive model-parallel and one-process backprop with as many updates.
+
+    Args:
+        rows: of a setting.
+        frames: T of the clips that are compared; `update: frame` is compared with an update for each frame.
+    """
+    rows, found = _timed(rows), []
+    for update, m in (("clip", frames), ("frame", 1)):
+        for own in _sideways(rows, frames, update):
+            bases = rows_with(rows, rule="backprop", executor="vectorised", frames=frames, update=update)
+            one_process = [r for how in ("whole", "accumulated") for r in rows_with(rows, executor=how, frames=m)]
+            found += [_against(1, own, base, RATE_OVER_ONE_THREAD) for base in bases]
+            for base in one_process:
+                bound = RATE_OVER_ONE_THREAD if base["threads"] == 1 else RATE_OVER_TWO_THREADS
+                found.append(_against(1, own, base, bound))
+    return found
+
+
+def goal_2(rows: Rows, frames: int) -> list[Verdict]:
+    """Rate over the best exact schedule: at m = 2 and 8 over GPipe and 1F1B, at any m over all.
+
+    `update: frame` has more updates than any schedule, `update: clip` fewer than those of m < T.
+    """
+    rows, found = _timed(rows), []
+    schedules = [r for r in rows if r["exchange"] == "gloo" and r["rule"] == "backprop"]
+    for own in [row for update in ("clip", "frame") for row in _sideways(rows, frames, update)]:
+        for m, bound in RATE_OVER_SCHEDULES.items():
+            rivals = [r for r in schedules if r["frames"] == m and r["executor"] in SCHEDULES_OF_GOAL_2]
+            found += [_against(2, own, base, bound) for base in _fastest(rivals)]
+        found += [_against(2, own, base, RATE_OVER_ANY_SCHEDULE) for base in _fastest(schedules)]
+    return found
+
+
+def _fastest(rows: Rows) -> list[Row]:
+    return sorted(rows, key=lambda row: sorted(row["wall_ms"])[len(row["wall_ms"]) // 2])[:1]
+
+
+def goal_3(rows: Rows, frames: int, message_kib: float) -> list[Verdict]:
+    """CPU time per frame, summed over processes, over one-process backprop on one thread with as many updates."""
+    rows, found = _timed(rows), []
+    bound = CPU_SMALL_MESSAGES if message_kib <= SMALL_MESSAGE_KIB else CPU_LARGE_MESSAGES
+    for update, m in (("clip", frames), ("frame", 1)):
+        for own in _sideways(rows, frames, update):
+            for base in [r for r in rows_with(rows, frames=m, threads=1) if r["executor"] in ("whole", "accumulated")]:
+                ratio = median_ratio(own["cpu_ms"], base["cpu_ms"])
+                note = f"{ratio / own['passes']:.3g}"
+                found.append(Verdict(3, "CPU", own["row"], base["row"], ratio, bound, False, note))
+    return found
+
+
+def worst_saved(row: Row) -> float:
+    """Return the saved-tensor MiB of the stage that holds most."""
+    return max(row["saved_mib"])
+
+
+def goal_4(rows: Rows, lengths: Sequence[int], depth: int) -> list[Verdict]:
+    """Saved tensors on the worst device: flat in T, below one frame of backprop at D = 4, below GPipe at m = 8."""
+    own = _sideways(rows, lengths[0], "clip")
+    found = [
+        _memory(row, base, SAVED_LONG_OVER_SHORT)
+        for base in own
+        for length in lengths[1:]
+        for row in _sideways(rows, length, "clip")
+    ]
+    for row in own:
+        one_frame = rows_with(rows, executor="whole", frames=1, threads=1) if depth == ONE_FRAME_DEPTH else []
+        found += [_memory(row, base, SAVED_OVER_ONE_FRAME) for base in one_frame]
+        found += [_memory(row, base, SAVED_OVER_GPIPE) for base in rows_with(rows, executor="GPipe", frames=8)]
+    return found
+
+
+def _memory(row: Row, base: Row, bound: float) -> Verdict:
+    ratio = worst_saved(row) / worst_saved(base)
+    return Verdict(4, "saved bytes", row["row"], base["row"], ratio, bound, False)
+
+
+def own_loss(scheduled: Mapping[int, int], seen: Mapping[int, int]) -> str:
+    """Return the line on goal 6's tick: where a frame's own loss reaches the bottom unit."""
+    bottom, depth = min(scheduled), len(scheduled)
+    word = "as the schedule says" if dict(seen) == dict(scheduled) else f"NOT as the schedule says: {dict(seen)}"
+    return f"goal 6, own loss of frame 1 at unit {bottom} of {depth}: tick {seen.get(bottom)}, {word}"
+
+
+def verdicts(rows: Rows, lengths: Sequence[int], depth: int, message_kib: float) -> list[Verdict]:
+    """Return every comparison that the rows allow."""
+    found = []
+    for frames in lengths:
+        found += [*goal_1(rows, frames), *goal_2(rows, frames), *goal_3(rows, frames, message_kib)]
+    found += goal_4(rows, lengths, depth)
+    return sorted(found, key=lambda verdict: verdict.goal)

@@ -1,0 +1,280 @@
+"""What a round of training costs under each rule, executor and placement: the setting, the contestants, their parts.
+
+All contestants train networks of the same units on the same frames, with an SGD step for each update; `round_frames`
+frames of B clips make a round:
+
+    clips of T = 4     | 1 2 3 4 | 5 6 7 8 |      `update: clip`: 2 updates a round; `update: frame`: one at every tick
+    m = 2              | 1 2 | 3 4 | 5 6 | 7 8 |  an exact schedule: 4 updates, each of two micro-batches of one frame
+"""
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import SGD
+
+from lightning_modules.execution import clip_gradients
+from lightning_modules.execution.placement import cut, whole
+from lightning_modules.execution.schedule import first_gradient_tick, first_output_tick
+from lightning_modules.execution.stage import Exchange, Stage
+from lightning_modules.metrics.equal_units import COLOURS, equal_units
+from lightning_modules.networks import UnitNetwork
+from lightning_modules.networks.wiring import Wiring, make_wiring
+from lightning_modules.rules import make_rule
+from lightning_modules.rules.rule import Update
+
+CLASSES = 10
+RATE = 1e-6  # moves nothing far: a step's cost does not depend on where it leads
+Placement = Literal["one process", "stages"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The network, the frames, and how many devices.
+
+    Args:
+        stages: processes of the contestants in stages, P; each has D / P units.
+        depth: units, D.
+        blocks: convolutions in each unit.
+        channels: of every message.
+        size: height and width of frames and messages.
+        batch: clips, B.
+        wiring: a name.
+        round_frames: frames of each clip in a round, a multiple of all clips' and updates' lengths.
+    """
+
+    stages: int = 2
+    depth: int = 2
+    blocks: int = 2
+    channels: int = 64
+    size: int = 16
+    batch: int = 1
+    wiring: str = "chain"
+    round_frames: int = 64
+
+    @property
+    def message_kib(self) -> float:
+        """Size of one message."""
+        return self.batch * self.channels * self.size**2 * 4 / 1024
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """Units of each stage."""
+        return (self.depth // self.stages,) * self.stages
+
+    def make_wiring(self) -> Wiring:
+        """Return the wiring."""
+        return make_wiring(self.wiring, self.depth)
+
+    def make_network(self) -> UnitNetwork:
+        """Return the network, the same in every process."""
+        torch.manual_seed(0)
+        return equal_units(self.depth, channels=self.channels, blocks=self.blocks, classes=CLASSES, wiring=self.wiring)
+
+    def make_frames(self) -> Tensor:
+        """Return the frames of a round (round_frames, B, C, H, W), noise."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.rand(self.round_frames, self.batch, COLOURS, self.size, self.size, generator=generator)
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to train.
+
+    Args:
+        rule: `backprop`, or `sideways`.
+        executor: `whole` or `accumulated` (plain PyTorch: an update's frames at once, or one after another),
+            `vectorised`, `pipelined`, or an exact schedule's name.
+        placement: where the units are.
+        frames: of a clip, T; of an update of exact schedules, m.
+        update: weights change after each clip, or at each frame.
+        exchange: the transport between stages, for those that choose it.
+        threads: of one process.
+        stash: Sideways' stash.
+        timed: False: only its memory is measured.
+    """
+
+    rule: str
+    executor: str
+    placement: Placement
+    frames: int
+    update: Update = "clip"
+    exchange: str = ""
+    threads: int = 1
+    stash: Literal["none", "exact"] = "none"
+    timed: bool = True
+
+    @property
+    def name(self) -> str:
+        """What the table calls it; no two are the same."""
+        words = [self.rule, *(["stash exact"] if self.stash == "exact" else []), self.executor]
+        words += [f"T={self.frames} update {self.update}" if self.executor in OURS else f"m={self.frames}"]
+        where = f"{self.threads} thread{'s' * (self.threads > 1)}" if self.placement == "one process" else self.exchange
+        return ", ".join([" ".join(words), *([where] if where else [])])
+
+
+PLAIN = ("whole", "accumulated")
+OURS = ("vectorised", "pipelined")
+
+
+@dataclass
+class Part:
+    """One process's part of a contestant.
+
+    Args:
+        step: one clip, or one update of an exact schedule; takes its number in the round.
+        steps: how many make a round.
+        module: what trains here.
+        threads: while it runs.
+        tick_starts_s: grows by the start of each tick where there are ticks; a clip's start is marked by NaN.
+    """
+
+    step: Callable[[int], None]
+    steps: int
+    module: nn.Module
+    threads: int = 1
+    tick_starts_s: list[float] = field(default_factory=list)
+
+    def round(self) -> None:
+        """Do one round."""
+        if torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
+        for number in range(self.steps):
+            self.step(number)
+        if self.threads > 1:
+            torch.set_num_threads(1)
+
+
+def idle() -> Part:
+    """Return the part of a process that has nothing to do."""
+    return Part(lambda number: None, 0, nn.Module())
+
+
+def optimizer_of(parameters: Iterable[Tensor]) -> SGD:
+    """Return every contestant's optimizer."""
+    return SGD(parameters, lr=RATE)
+
+
+def labels_of(setting: Setting) -> Tensor:
+    """Return a class for each clip."""
+    return torch.arange(setting.batch) % CLASSES
+
+
+def plain_part(setting: Setting, contestant: Contestant, network: UnitNetwork, frames: Tensor) -> Part:
+    """Return backprop as anybody writes it in PyTorch: frames, loss, backward, and a step after the update's last."""
+    network = copy.deepcopy(network)
+    optimizer, m = optimizer_of(network.parameters()), contestant.frames
+    at_once = m if contestant.executor == "whole" else 1
+    labels = labels_of(setting).repeat(at_once)
+
+    def step(number: int) -> None:
+        optimizer.zero_grad()
+        for part in frames[number * m : (number + 1) * m].split(at_once):
+            (F.cross_entropy(network(part.flatten(0, 1)), labels) * (at_once / m)).backward()
+        optimizer.step()
+
+    return Part(step, setting.round_frames // m, network, contestant.threads)
+
+
+def our_part(
+    setting: Setting,
+    contestant: Contestant,
+    network: UnitNetwork,
+    frames: Tensor,
+    rank: int,
+    exchange: Exchange | None,
+) -> Part:
+    """Return a stage's part, or the whole, of training by `clip_gradients`."""
+    network = copy.deepcopy(network)
+    in_stages = contestant.placement == "stages"
+    placement = cut(network.wiring, setting.units) if in_stages else whole(network.wiring)
+    starts: list[float] = []
+    stage = Stage(placement, rank, exchange, on_tick_start=lambda tick: starts.append(time.perf_counter()))
+    own = {name: p for unit in stage.units for name, p in network.unit_parameters(unit).items()}
+    train = clip_trainer(network, contestant, own, stage)
+    clips = [clip.transpose(0, 1) for clip in frames.split(contestant.frames)]
+    clips = clips if stage.has_video else [clip.to("meta") for clip in clips]
+    labels = labels_of(setting)
+
+    def step(number: int) -> None:
+        starts.append(float("nan"))
+        train(clips[number], labels)
+
+    return Part(step, len(clips), network, contestant.threads, starts)
+
+
+def clip_trainer(
+    network: UnitNetwork, contestant: Contestant, own: Mapping[str, Tensor], stage: Stage
+) -> Callable[[Tensor, Tensor], None]:
+    """Return a function that trains a stage's own parameters on a batch of clips."""
+    backprop = contestant.rule == "backprop"
+    rule = make_rule(
+        "backprop_frame" if backprop else contestant.rule, update=contestant.update, stash=contestant.stash
+    )
+    optimizer = optimizer_of(own.values())
+
+    def update(gradients: Mapping[str, Tensor]) -> None:
+        for name, p in own.items():
+            p.grad = gradients.get(name)
+        optimizer.step()
+
+    def train(video_BTCHW: Tensor, labels_B: Tensor) -> None:
+        on_tick = update if contestant.update == "frame" else None
+        result = clip_gradients(
+            network, video_BTCHW, labels_B, rule=rule, executor=contestant.executor, on_tick=on_tick, stage=stage
+        )
+        if on_tick is None:
+            update(result.gradients)
+            for p in own.values():
+                p.grad = None
+
+    return train
+
+
+def passes_done(contestant: Contestant, wiring: Wiring) -> float:
+    """Return the share of an exact method's work that is done, a unit's backward counted as twice its forward.
+
+    A clip's first frames fill the pipeline: unit i works from tick i on, and has gradients from tick 2D - i on. With a
+    stash its forward is done a second time.
+    """
+    if contestant.rule != "sideways":
+        return 1.0
+    units, frames = range(1, wiring.depth + 1), contestant.frames
+    forward = sum(frames - first_output_tick(i) + 1 for i in units)
+    if contestant.stash == "exact":
+        return (forward + 3 * wiring.depth * (frames - wiring.depth + 1)) / (3 * wiring.depth * frames)
+    backward = sum(max(0, frames - first_gradient_tick(wiring, i) + 1) for i in units)
+    return (forward + 2 * backward) / (3 * wiring.depth * frames)
+
+
+def our_contestants(
+    clips: Sequence[int], exchanges: Sequence[str], threads: Sequence[int] = (1, 2)
+) -> list[Contestant]:
+    """Return one-process backprop and Sideways, naive model-parallel backprop, and Sideways in stages.
+
+    Args:
+        clips: lengths; the first is that of all rows, the others' rows are few.
+        exchanges: transports for Sideways; naive backprop takes the first.
+        threads: for one-process backprop.
+    """
+    first, best = clips[0], exchanges[0]
+    found = []
+    for n in threads:
+        found += [Contestant("backprop", how, "one process", first, threads=n) for how in PLAIN]
+        found.append(Contestant("backprop", PLAIN[0], "one process", 1, threads=n))
+    found += [Contestant("sideways", executor, "one process", first) for executor in OURS]
+    for update in ("clip", "frame"):
+        found.append(Contestant("backprop", "vectorised", "stages", first, update, best))
+        found += [Contestant("sideways", "pipelined", "stages", first, update, e) for e in exchanges]
+    found.append(Contestant("sideways", "pipelined", "stages", first, "clip", best, stash="exact"))
+    for length in clips[1:]:
+        found.append(Contestant("backprop", PLAIN[0], "one process", length, timed=False))
+        found.append(Contestant("backprop", "vectorised", "stages", length, "clip", best, timed=False))
+        found.append(Contestant("sideways", "vectorised", "one process", length, timed=False))
+        found += [Contestant("sideways", "pipelined", "stages", length, update, best) for update in ("clip", "frame")]
+    return found
