@@ -11,7 +11,7 @@ from typing import Any
 SCHEMA_VERSION = "1"
 KEYS = (
     "rule", "wiring", "network", "task", "dataset", "split", "fold", "seed", "git_sha", "device", "torch", "data_hash",
-    "executor", "stages", "update", "stash", "row", "comparison", "schema_version",
+    "executor", "stages", "update", "stash", "row", "comparison", "tuning", "schema_version",
 )  # fmt: skip
 TASKS = {"ActionRecognition": "action_recognition"}
 # What does not change a result, so does not change a run's name either.
@@ -47,6 +47,7 @@ def run_layout(
         "torch": torch_version,
         "stages": getattr(model, "stages", 1),
         "comparison": "",
+        "tuning": "",  # fold or seed: a comparison chose settings on this run's, so that its result does not count it
         "schema_version": SCHEMA_VERSION,
     }
     layout |= {key: chosen.get(key, "") for key in ("rule", "wiring", "network", "executor", "update", "stash")}

@@ -85,7 +85,7 @@ def _column(column: str) -> Any:
 
 
 def draw_curves(uri: str, runs: pd.DataFrame, palette: Palette) -> None:
-    """Draw the chosen metric of the runs that finished or still run: mean and one standard deviation a line."""
+    """Draw the chosen metric of the reporting runs that finished or still run: mean and one deviation a line."""
     st.subheader("Learning curves", anchor=False)
     first, second = st.columns(2)
     with first:
@@ -93,9 +93,10 @@ def draw_curves(uri: str, runs: pd.DataFrame, palette: Palette) -> None:
         metric = choose("Metric", logged or CURVES, "metric")
     with second:
         axis = choose("Against", AXES, "axis")
+    drawn = tables.reporting(runs)
     histories = {
         line: [cached.curve(uri, run.run_id, metric, axis, run.ended) for run in group.itertuples()]
-        for line, group in runs[runs["status"].isin(["FINISHED", "RUNNING"])].groupby("line")
+        for line, group in drawn[drawn["status"].isin(["FINISHED", "RUNNING"])].groupby("line")
     }
     means = [curves.mean_curve(each).assign(line=line) for line, each in histories.items()]
     shown = pd.concat(means) if means else pd.DataFrame()

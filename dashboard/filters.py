@@ -49,6 +49,7 @@ def select_runs(runs: pd.DataFrame) -> Selection:
     first, second, third, fourth = st.columns([1, 1, 1, 2])
     # Newest first, so that the page opens on what was run last.
     recent = runs.sort_values("started", ascending=False)
+    _follow_comparison(recent)
     with first:
         dataset = st.selectbox("Data set", _names(recent["dataset"]), key="dataset", bind="query-params")
     comparisons = _names(recent.loc[recent["dataset"] == dataset, "comparison"].fillna(SINGLE_RUNS))
@@ -64,6 +65,16 @@ def select_runs(runs: pd.DataFrame) -> Selection:
         rows = st.multiselect("Rows", lines, key="rows", placeholder="All rows", bind="query-params")
     chosen = scope[scope["line"].isin(rows or lines)]
     return Selection(dataset, comparison, scope, chosen, control)
+
+
+def _follow_comparison(recent: pd.DataFrame) -> None:
+    """Choose the data set of the comparison in the address, where that is all that the address names."""
+    asked = st.query_params.get("comparison")
+    if asked and "dataset" not in st.query_params and "dataset" not in st.session_state:
+        datasets = _names(recent.loc[recent["comparison"].fillna(SINGLE_RUNS) == asked, "dataset"])
+        if datasets:
+            # In the state for the widget, in the address for whoever copies it: Streamlit itself writes only clicks there.
+            st.session_state["dataset"] = st.query_params["dataset"] = datasets[0]
 
 
 _CONTROL_HELP = (

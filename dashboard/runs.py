@@ -40,6 +40,7 @@ TAGS = (
     "git_sha",
     "data_hash",
     "comparison",
+    "tuning",
     "schema_version",
 )
 METRICS = (

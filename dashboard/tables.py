@@ -46,8 +46,14 @@ def _label(setting: pd.Series, settings: pd.DataFrame) -> str:
     return " · ".join([setting["row"], *(setting[key] for key in telling if setting[key])])
 
 
+def reporting(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs outside the folds (or seeds) on which their comparison chose settings, as its report does."""
+    return runs[runs["tuning"].isna()]
+
+
 def tested(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs that count: finished, with a test score."""
+    """Return the runs that count: reporting, finished, with a test score."""
+    runs = reporting(runs)
     return runs[(runs["status"] == "FINISHED") & runs[SCORE].notna()]
 
 
@@ -144,6 +150,7 @@ def remarks(runs: pd.DataFrame, control: str | None) -> list[str]:
     counted = newest(tested(runs))
     finished = runs[runs["status"] == "FINISHED"]
     left_out = {
+        "on a fold or seed on which the settings were chosen": len(runs) - len(reporting(runs)),
         "failed": int((runs["status"] == "FAILED").sum()),
         "stopped early": int((runs["status"] == "KILLED").sum()),
         "not finished yet": int(runs["status"].isin(["RUNNING", "SCHEDULED"]).sum()),

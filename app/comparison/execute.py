@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from app.comparison.estimate import Estimate, check_limit, estimate
-from app.comparison.grid import Cell
+from app.comparison.grid import Cell, tuned_on
 from app.comparison.overrides import merge
 from app.comparison.pool import run_cells
 from app.comparison.progress import Progress
@@ -136,7 +136,11 @@ def _task(comparison: Comparison, cell: Cell, settings: Settings, parent_run_id:
     }
     return Task(
         config=merge(defaults, cell.config),
-        tags={"comparison": comparison.name, "row": cell.row},
+        tags={
+            "comparison": comparison.name,
+            "row": cell.row,
+            "tuning": tuned_on(comparison, cell.fold, cell.seed),
+        },
         parent_run_id=parent_run_id,
         experiment_name=comparison.name,
         log=logs_folder(settings.output) / f"{name}.log",

@@ -87,13 +87,18 @@ def build_grid(
 
 
 def is_reporting(comparison: Comparison, fold: int, seed: int) -> bool:
-    """Whether a run counts for the result: settings were not chosen on its fold.
+    """Whether a run counts for the result: no settings were chosen on it."""
+    return not tuned_on(comparison, fold, seed)
+
+
+def tuned_on(comparison: Comparison, fold: int, seed: int) -> str:
+    """What of a run settings were chosen on: "fold", "seed", or "" for a run that counts for the result.
 
     With tuning folds these alone decide; only where there are none do the tuning seeds.
     """
     if comparison.tuning_folds:
-        return fold not in comparison.tuning_folds
-    return seed not in comparison.tuning_seeds
+        return "fold" if fold in comparison.tuning_folds else ""
+    return "seed" if seed in comparison.tuning_seeds else ""
 
 
 def _words(values: Iterable[int]) -> str:

@@ -36,7 +36,7 @@ def test_a_run_holds_the_run_layout(fitted, capfd):
     expected = {
         "rule": "sideways", "wiring": "chain", "network": "small_cnn", "task": "action_recognition",
         "dataset": "moving_digits", "split": "digits-disjoint", "fold": "0", "seed": "0", "device": "cpu",
-        "executor": "vectorised", "stages": "1", "update": "clip", "stash": "none", "comparison": "",
+        "executor": "vectorised", "stages": "1", "update": "clip", "stash": "none", "comparison": "", "tuning": "",
         "row": "small_cnn chain sideways", "schema_version": "1",
     }  # fmt: skip
     for stored in (run.data.tags, run.data.params):

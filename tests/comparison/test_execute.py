@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from comparison_fakes import scores
 
-from app.comparison.execute import Settings, execute, failed
+from app.comparison.execute import Settings, _task, execute, failed
 from app.comparison.grid import build_grid
 from app.comparison.spec import read_comparison
 from app.comparison.store import Store, locked
@@ -50,6 +50,14 @@ def test_every_cell_runs_once_on_one_thread_and_is_recorded(comparison, settings
     assert Store(settings.results).records == store.records
     assert (settings.output / "results.md").exists()
     assert (settings.output / "logs/results-skip-fold1-seed0.log").read_text() == "output of skip\n"
+
+
+def test_runs_say_on_what_settings_were_chosen(comparison, content, settings):
+    tags = [_task(comparison, cell, settings, None).tags for cell in small(comparison, rows=["skip"])]
+    assert [tag["tuning"] for tag in tags] == ["fold", ""]
+    seeds = read_comparison({**content, "tuning_folds": [], "tuning_seeds": [1]})
+    cells = build_grid(seeds, rows=["skip"], folds=[0], seeds=[0, 1])
+    assert [_task(seeds, cell, settings, None).tags["tuning"] for cell in cells] == ["", "seed"]
 
 
 def test_the_same_command_runs_nothing_again_and_more_folds_run_only_those(comparison, settings):

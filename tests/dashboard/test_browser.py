@@ -7,8 +7,10 @@ import shutil
 import subprocess
 
 import pytest
-from dashboard_store import TOP1, uri_of
+from dashboard_store import TOP1, uri_of, write_run
 from test_command import COMMAND, wait_for
+
+from dashboard.runs import open_store
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-sync"]
@@ -65,6 +67,14 @@ def test_a_person_sees_the_rows_and_charts_of_the_demo(server, page):
     assert page.locator("text=1 of 12 runs failed").is_visible()
     assert page.locator("[data-testid=stException]").count() == 0
     assert {url for url in asked if not re.match(rf"(data:|blob:|{server})", url)} == set()
+
+
+def test_a_link_with_a_comparison_alone_opens_it_and_becomes_one_that_names_its_data_set(server, page, demo_db):
+    client = open_store(uri_of(demo_db))
+    write_run(client, client.create_experiment("w"), "exact", 0, 0, dataset="weizmann", comparison="w")
+    page.goto(f"{server}/?comparison=demo")
+    page.wait_for_function(f"{POINTS}.join() === '40,4'", timeout=60_000)
+    page.wait_for_url("**dataset=moving_digits**", timeout=20_000)
 
 
 def test_a_choice_becomes_a_link_that_opens_the_same_page(server, page):

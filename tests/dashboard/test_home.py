@@ -113,6 +113,26 @@ def test_data_sets_are_chosen_and_not_mixed(open_page, demo_db):
     assert widget(page, "comparison").value == "single runs"
 
 
+def test_a_link_that_names_a_comparison_alone_opens_its_data_set(open_page, demo_db):
+    """The page once dropped the comparison, since the newest run was of another data set."""
+    client = open_store(uri_of(demo_db))
+    write_run(client, client.create_experiment("w"), "exact", 0, 0, dataset="weizmann", comparison="w", top1=0.5)
+    assert widget(open_page(uri_of(demo_db)), "dataset").value == "weizmann"
+    page = open_page(uri_of(demo_db), comparison="demo")
+    assert widget(page, "dataset").value == "moving_digits"
+    assert widget(page, "comparison").value == "demo"
+    assert table_of(page).loc["exact", "test/top1"] == pytest.approx(0.91)
+    assert widget(open_page(uri_of(demo_db), comparison="no such"), "dataset").value == "weizmann"
+
+
+def test_curves_leave_out_folds_on_which_settings_were_chosen(open_page, bare_db):
+    client = open_store(uri_of(bare_db))
+    write_run(client, client.create_experiment("x"), "exact", 0, 0, tuning="fold")
+    page = open_page(uri_of(bare_db))
+    assert any("has logged" in info.value for info in page.info)
+    assert "1 of 1 runs on a fold or seed on which the settings were chosen" in page.warning[0].value
+
+
 def test_only_running_runs_show_curves_and_say_that_there_is_no_result(open_page, bare_db):
     client = open_store(uri_of(bare_db))
     write_run(client, client.create_experiment("x"), "exact", 0, 0, top1=None, status="RUNNING")

@@ -102,6 +102,21 @@ def test_only_finished_runs_with_a_score_count_and_the_rest_is_said():
     ]
 
 
+def test_folds_on_which_settings_were_chosen_are_in_no_mean_and_in_no_difference():
+    tuned = {"tuning": "fold"}
+    runs = make_runs(
+        ("a", 0, 0, 0.1, tuned), ("a", 1, 0, 0.7), ("a", 2, 0, 0.9),
+        ("b", 0, 0, 0.9, EXACT | tuned), ("b", 1, 0, 0.6, EXACT), ("b", 2, 0, 0.6, EXACT),
+    )  # fmt: skip
+    line = line_of(tables.comparison_table(runs, "b"), "a")
+    assert line["test/top1"] == pytest.approx(0.8)
+    assert line["difference"] == pytest.approx(0.2)
+    assert (line["runs"], line["folds"], line["pairs"]) == (2, 2, 2)
+    assert tables.remarks(runs, "b") == [
+        "2 of 6 runs on a fold or seed on which the settings were chosen: not in the means."
+    ]
+
+
 def test_a_line_without_a_finished_run_stays_in_the_table():
     runs = make_runs(("a", 0, 0, 0.6), ("b", 0, 0, math.nan, {"status": "FAILED"}))
     table = tables.comparison_table(runs, "a")
