@@ -73,7 +73,7 @@ def _follow_comparison(recent: pd.DataFrame) -> None:
     if asked and "dataset" not in st.query_params and "dataset" not in st.session_state:
         datasets = _names(recent.loc[recent["comparison"].fillna(SINGLE_RUNS) == asked, "dataset"])
         if datasets:
-            # In the state for the widget, in the address for whoever copies it: Streamlit itself writes only clicks there.
+            # In the state for the widget, in the address for whoever copies it: Streamlit writes only clicks there.
             st.session_state["dataset"] = st.query_params["dataset"] = datasets[0]
 
 
