@@ -93,6 +93,26 @@ class _End:
         ]
 
 
+def other_end(channel: Channel, index: int) -> int:
+    """Return the stage at the other end of a channel."""
+    return channel.sender if channel.receiver == index else channel.receiver
+
+
+def raise_lost(channel: Channel, index: int, check: Callable[[], None], lost: Callable[[int], None]) -> NoReturn:
+    """Raise for a stage that cannot be reached: what the watchdog says, or at least which stage it is.
+
+    Raises:
+        StageError: always.
+    """
+    stage = other_end(channel, index)
+    check()
+    lost(stage)
+    raise StageError(
+        f"stage {stage} closed its end of the {channel.kind} of unit {channel.unit}, "
+        f"which it shares with stage {index}: it ended or died"
+    )
+
+
 def _bytes_of(route: Route) -> int:
     """Bytes of a slot for a route's messages, in whole cache lines."""
     return -(-route.shape.numel() * route.dtype.itemsize // 64) * 64
@@ -277,6 +297,9 @@ class SharedMemoryExchange:
         except ConnectionError:
             return
 
+    def _is_lost(self, channel: Channel) -> NoReturn:
+        raise_lost(channel, self.index, self._check, self._lost)
+
     def _wait(self, channel: Channel, link: socket.socket, call: Callable[[socket.socket], T]) -> T:
         """Return what a call on a socket gives, once it does."""
         try:
@@ -285,7 +308,7 @@ class SharedMemoryExchange:
             pass
         except ConnectionError:
             self._is_lost(channel)
-        with self._phase(f"waiting for stage {self._other(channel)}"):
+        with self._phase(f"waiting for stage {other_end(channel, self.index)}"):
             while True:
                 self._check()
                 try:
@@ -299,16 +322,3 @@ class SharedMemoryExchange:
         while (left := not_before - time.monotonic()) > 0:
             self._check()
             time.sleep(min(left, _SLICE_S))
-
-    def _other(self, channel: Channel) -> int:
-        return channel.sender if channel.receiver == self.index else channel.receiver
-
-    def _is_lost(self, channel: Channel) -> NoReturn:
-        """Raise for a stage whose end is closed: what the watchdog knows, or at least which stage it is."""
-        stage = self._other(channel)
-        self._check()
-        self._lost(stage)
-        raise StageError(
-            f"stage {stage} closed its end of the {channel.kind} of unit {channel.unit}, "
-            f"which it shares with stage {self.index}: it ended or died"
-        )

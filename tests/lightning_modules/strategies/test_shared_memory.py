@@ -6,18 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
-from lightning_modules.execution import clip_gradients
-from lightning_modules.execution.placement import Channel, cut
-from lightning_modules.execution.stage import Route, Stage, StageError
-from lightning_modules.rules import make_rule
+from lightning_modules.execution.placement import Channel
+from lightning_modules.execution.stage import Route, StageError
 from lightning_modules.strategies.shared_memory import SLOTS, SharedMemoryExchange
-from tests.lightning_modules.execution.reference import moving_video, relative_error, tiny_network
+from tests.lightning_modules.strategies.parity import check_gradients
 from tests.lightning_modules.strategies.processes import mark, running
 
-# Batch, frames and frame size change from clip to clip: slots are used anew, and made anew where messages grow.
-CLIPS = [(2, 12, 8), (3, 10, 8), (1, 14, 8), (2, 12, 12), (3, 10, 8)]
 UP, DOWN = Channel("activation", 1, 0, 1), Channel("gradient", 1, 1, 0)
 
 
@@ -25,56 +20,15 @@ def alive() -> None:
     """No watchdog."""
 
 
-# Wiring, rule, stash, units of each stage: skips that span stages, and skips within one.
-CASES = {
-    2: [
-        ("dense", "sideways", "none", (2, 3)),
-        ("residual", "sideways", "exact", (3, 1)),
-        ("input", "backprop_frame", "none", (2, 2)),
-    ],
-    4: [
-        ("residual", "sideways", "none", (1, 1, 2, 1)),
-        ("dense", "sideways", "exact", (1, 1, 1, 1)),
-    ],
-}
-
-
-def clips_of(wiring: str, rule: str, stash: str, sizes: tuple[int, ...]) -> list[tuple]:
-    network = tiny_network(sum(sizes), wiring)
-    chosen = make_rule(rule, stash=stash) if rule == "sideways" else make_rule(rule)
-    executor = "pipelined" if rule == "sideways" else "vectorised"
-    return [
-        (network, moving_video(clips, frames, size, seed=n), torch.arange(clips) % 3, chosen, executor)
-        for n, (clips, frames, size) in enumerate(CLIPS)
-    ]
-
-
-def gradients_of_stage(index, store, cases) -> list[list[dict[str, Tensor]]]:
-    """This stage's gradients for every case and clip; each case has an exchange of its own, with the same store."""
-    found = []
-    for case in cases:
-        exchange = SharedMemoryExchange(store, index, alive)
-        found.append([])
-        for network, video, labels, chosen, executor in clips_of(*case):
-            stage = Stage(cut(network.wiring, case[-1]), index, exchange)
-            mine = video if stage.has_video else video.to("meta")
-            result = clip_gradients(network, mine, labels, rule=chosen, executor=executor, stage=stage)
-            found[-1].append({name: g.clone().numpy() for name, g in result.gradients.items()})
-        exchange.close()
-    return found
+def make(store, index, stages) -> SharedMemoryExchange:
+    return SharedMemoryExchange(store, index, alive)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize("stages", CASES)
+@pytest.mark.timeout(280)
+@pytest.mark.parametrize("stages", [2, 4])
 def test_gradients_of_several_clips_equal_one_processes(stages, tmp_path) -> None:
-    with running(tmp_path, stages, gradients_of_stage, CASES[stages]) as group:
-        results = group.results()
-    for c, case in enumerate(CASES[stages]):
-        for n, (network, video, labels, chosen, executor) in enumerate(clips_of(*case)):
-            one = clip_gradients(network, video, labels, rule=chosen, executor=executor).gradients
-            found = {name: torch.from_numpy(g) for stage in results for name, g in stage[c][n].items()}
-            assert relative_error(found, one) < 1e-12
+    check_gradients(tmp_path, stages, make)
 
 
 def crossed_stage(index, store, ticks) -> None:
