@@ -16,7 +16,7 @@ OMP_WAIT_POLICY ?= passive
 MLFLOW_DISABLE_TELEMETRY ?= true
 export OMP_WAIT_POLICY MLFLOW_DISABLE_TELEMETRY
 
-.PHONY: help install demo test test-slow lint doctor clean
+.PHONY: help install demo test test-slow bench-gpu lint doctor clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "  %-16s %s\n", $$1, $$2 }'
@@ -40,6 +40,15 @@ test: $(INSTALLED)  ## run every test that is not slow
 test-slow: export OMP_NUM_THREADS ?= 1
 test-slow: $(INSTALLED)  ## run the slow tests
 	@$(BIN)/python -m pytest -m slow
+
+# A machine with a GPU often has its own build of torch: nothing is installed for this. .venv is used where it is there.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+GPU_BENCH ?= --network vgg8 --batch 4 --size 112 --frames 16 64
+
+bench-gpu:  ## on a machine with a GPU: test the CUDA graphs, then measure into benchmarks/gpu
+	@$(GPU_PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null || { echo "make: $(GPU_PYTHON) has no torch that sees a CUDA device: on a machine with one, type 'make bench-gpu GPU_PYTHON=/path/to/python3'" >&2; exit 1; }
+	@$(GPU_PYTHON) -m pytest tests/lightning_modules/execution/test_cuda_tick.py
+	@$(GPU_PYTHON) -m app.cli bench --device cuda $(GPU_BENCH) --output benchmarks/gpu
 
 lint: $(INSTALLED)  ## ruff (lint and format) and mypy
 	@$(BIN)/ruff check .

@@ -16,6 +16,7 @@ echo "$@" >> calls
 case "$1 $2" in
   "-c "*ensurepip*) exit $NO_ENSUREPIP ;;
   "-c "*version_info*) exit $TOO_OLD ;;
+  "-c "*cuda*) echo "torch: no such module" >&2; exit $NO_GPU ;;
   "--version "*) echo "Python 3.9.2" ;;
   "-m venv")
     [ "$3" = --clear ] && rm -rf .venv
@@ -46,7 +47,7 @@ def checkout(tmp_path):
 
 
 def make(checkout, *arguments, python="./python", **environment):
-    defaults = {"NO_ENSUREPIP": "0", "TOO_OLD": "0", "PIP_RESULT": "0"}
+    defaults = {"NO_ENSUREPIP": "0", "TOO_OLD": "0", "PIP_RESULT": "0", "NO_GPU": "0"}
     # A make above us (`make test`) must not hand its own flags and variables down.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     return subprocess.run(
@@ -142,3 +143,25 @@ def test_demo_fails_where_the_comparison_fails(checkout):
     done = make(checkout, "demo", "DASHBOARD=0")
     assert done.returncode != 0
     assert "Next" not in done.stdout
+
+
+@pytest.mark.parametrize(("python", "no_gpu"), [("./python", "1"), ("absent-python", "0")])
+def test_without_a_gpu_its_benchmark_ends_with_one_line(checkout, python, no_gpu):
+    done = make(checkout, "bench-gpu", python=python, NO_GPU=no_gpu)
+    assert done.returncode != 0
+    ours = [line for line in done.stderr.splitlines() if "***" not in line]
+    assert ours == [
+        f"make: {python} has no torch that sees a CUDA device: on a machine with one, "
+        "type 'make bench-gpu GPU_PYTHON=/path/to/python3'"
+    ]
+    assert done.stdout == ""
+    assert not (checkout / ".venv").exists()
+
+
+def test_with_a_gpu_it_is_tested_and_then_measured(checkout):
+    assert make(checkout, "bench-gpu").returncode == 0
+    assert calls(checkout, "-m") == [
+        "-m pytest tests/lightning_modules/execution/test_cuda_tick.py",
+        "-m app.cli bench --device cuda --network vgg8 --batch 4 --size 112 --frames 16 64 --output benchmarks/gpu",
+    ]
+    assert (REPOSITORY / "tests/lightning_modules/execution/test_cuda_tick.py").is_file()
