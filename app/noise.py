@@ -12,6 +12,8 @@ SPARED_WARNINGS = (
     ".*is smaller than the logging interval.*",
     # Data without a validation split gives an empty list of loaders, which is meant.
     ".*Total length of `list` across ranks is zero.*",
+    # Our figures are the same in every process before they are logged: the team sees to it.
+    ".*It is recommended to use .*sync_dist=True.*",
     # Lightning 2.6 on torch 2.13: theirs to mend.
     ".*isinstance\\(treespec, LeafSpec\\).*",
 )

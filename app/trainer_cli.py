@@ -151,8 +151,9 @@ class SkipSidewaysCLI(LightningCLI):
 
 
 def import_classes() -> None:
-    """Import every task and data set, so that short class names are known."""
+    """Import every task, data set and strategy, so that short names are known."""
     import datamodules  # noqa: F401
+    import lightning_modules.strategies.depth_parallel  # noqa: F401
 
     model_path()
 
@@ -206,6 +207,6 @@ def run_subcommand(name: str, argv: list[str]) -> int:
     """Run one of Lightning's subcommands with its options and return the exit status."""
     with without_noise():
         cli = SkipSidewaysCLI(name, args=[name, *with_saved_config(argv)])
-    if name == "fit" and not cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
+    if name == "fit" and cli.trainer.is_global_zero and not cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
         print(cli.tracked.next_step())
     return 0

@@ -212,7 +212,7 @@ class ActionRecognition(LightningModule):
         """Find the batch's gradients under the rule and change the weights; one counted step per update."""
         train = self._train_frames if self.rule.update == "frame" else self._train_clip
         result = train(batch, batch_idx)
-        self.frames_seen += int(batch["length"].sum())
+        self.frames_seen += int(batch["length"].sum()) * self.team.replicas
         if self.team.stages == 1 or self._figures_are_due():
             self.log_dict({**self._training_figures(result, batch), "frames_seen": float(self.frames_seen)})
 

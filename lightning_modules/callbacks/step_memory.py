@@ -6,6 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
+from lightning_modules.execution.team import Team
 from lightning_modules.metrics.gradients import is_logged
 from lightning_modules.metrics.memory import MIB, SavedTensors, peak_mib, reset_peak
 
@@ -54,10 +55,15 @@ class StepMemory(Callback):
         self._stack.close()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log what is known."""
-        pl_module.log("memory/peak_mib", max(self._peak_mib, peak_mib(pl_module.device)))
+        """Log what is known: the largest of all stages, and each stage's where there are several."""
+        figures = {"peak_mib": max(self._peak_mib, peak_mib(pl_module.device))}
         if self._meter is not None:
-            pl_module.log("memory/saved_tensors_mib", self._meter.peak_bytes / MIB)
+            figures["saved_tensors_mib"] = self._meter.peak_bytes / MIB
+        stages = getattr(pl_module, "team", Team()).from_all_stages(figures)
+        for name in figures:
+            pl_module.log(f"memory/{name}", max(of_stage[name] for of_stage in stages))
+            for stage, of_stage in enumerate(stages) if len(stages) > 1 else ():
+                pl_module.log(f"memory/stage_{stage}/{name}", of_stage[name])
 
 
 def _is_logged(pl_module: pl.LightningModule, batch_idx: int) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
+from lightning_modules.execution.team import Team
 from lightning_modules.metrics.gradients import is_logged
 from lightning_modules.metrics.latency import percentile, synchronise
 
@@ -45,13 +46,13 @@ class StepTime(Callback):
             self._frames += int(batch["length"].sum())
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the figures over all steps so far; nothing where every step was warm-up."""
+        """Log the figures over all steps so far, the first stage's; nothing where every step was warm-up."""
         if not self._times_ms:
             return
-        pl_module.log_dict(
-            {
-                "latency/step_p50_ms": percentile(self._times_ms, 50),
-                "latency/step_p95_ms": percentile(self._times_ms, 95),
-                "train/frames_per_second": 1000 * self._frames / sum(self._times_ms),
-            }
-        )
+        team = getattr(pl_module, "team", Team())
+        figures = {
+            "latency/step_p50_ms": percentile(self._times_ms, 50),
+            "latency/step_p95_ms": percentile(self._times_ms, 95),
+            "train/frames_per_second": 1000 * team.replicas * self._frames / sum(self._times_ms),
+        }
+        pl_module.log_dict(team.from_all_stages(figures)[0])

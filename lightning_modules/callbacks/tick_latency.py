@@ -5,7 +5,9 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch import nn
 
+from lightning_modules.execution.team import Team
 from lightning_modules.metrics.latency import tick_ms
 
 
@@ -25,9 +27,15 @@ class TickLatency(Callback):
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure and log, where the task has a network and a rule."""
         network, rule = getattr(pl_module, "network", None), getattr(pl_module, "rule", None)
-        if self._clip is None or network is None or rule is None:
+        if self._clip is None or network is None or rule is None or _is_spread(network):
             return
         frames, frame_shape = self._clip
         with torch.random.fork_rng():
             value = tick_ms(network, rule, frame_shape, frames)
-        pl_module.log("latency/tick_ms", value)
+        team = getattr(pl_module, "team", Team())
+        pl_module.log("latency/tick_ms", team.from_all_stages(value)[0])
+
+
+def _is_spread(network: nn.Module) -> bool:
+    """Whether the units are on several devices, so that no process can do a tick of all of them."""
+    return len({p.device for p in network.parameters()}) > 1

@@ -23,7 +23,9 @@ class StageLauncher(_SubprocessScriptLauncher):
     """Launches the stages of this host; under torchrun or a cluster's launcher they are there already."""
 
     def launch(self, function: Callable, *args: Any, trainer: Any = None, **kwargs: Any) -> Any:
-        """Start the other processes, then call the function."""
+        """Start the other processes, once nothing speaks against it, then call the function."""
+        if trainer is not None:
+            trainer.strategy.checked_network(trainer)
         self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         if not self.cluster_environment.creates_processes_externally and not self.procs:
             for name, value in _THREADS.items():

@@ -36,7 +36,7 @@ class Letters:
         buffer = io.BytesIO()
         torch.save(content, buffer)
         topic = f"{topic}/{self.address}>{to}"
-        self.store.set(f"{topic}/{self._written[topic]}", buffer.getvalue())
+        self.store.set(f"{topic}/{self._written[topic]}", buffer.getvalue())  # type: ignore[arg-type]  # takes bytes too
         self._written[topic] += 1
 
     def read(self, sender: str, topic: str) -> Any:

@@ -45,12 +45,17 @@ class StageTeam(Team):
         return self.mesh.stages
 
     @property
+    def replicas(self) -> int:
+        """Number of copies of the network, each on clips of its own."""
+        return self.mesh.replicas
+
+    @property
     def _units(self) -> range:
         assert self.stage is not None
         return self.stage.units
 
     def average(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the mean over replicas, each counted once; a unit without a gradient in some is averaged over the rest.
+        """Return the mean over replicas; a unit without a gradient in some of them is averaged over the others.
 
         One message for all of a stage's parameters, in their order, with a count for each unit.
         """

@@ -6,9 +6,9 @@ Every clip is a pure function of its index, and the loader is the project's own,
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from datamodules.loader import EpochSampler, ResumableLoader
+from datamodules.loader import eval_loader, train_loader
 
 
 class ToyClips(Dataset):
@@ -47,12 +47,11 @@ class ToyData(LightningDataModule):
         self.held_out = ToyClips(clips, frames, size, classes, views=views, ragged=ragged)
 
     def train_dataloader(self):
-        return ResumableLoader(self.train, sampler=self._sampler(self.train, True), batch_size=self.batch_size)
+        options = {"batch_size": self.batch_size, "num_workers": 0, "seed": self.seed, "trainer": self.trainer}
+        return train_loader(self.train, len(self.train), **options)
 
     def val_dataloader(self):
-        return DataLoader(self.held_out, sampler=self._sampler(self.held_out, False), batch_size=self.batch_size)
-
-    def _sampler(self, dataset, shuffle):
-        return EpochSampler(len(dataset), seed=self.seed, shuffle=shuffle)
+        options = {"batch_size": self.batch_size, "num_workers": 0, "trainer": self.trainer}
+        return eval_loader(self.held_out, len(self.held_out), **options)
 
     test_dataloader = predict_dataloader = val_dataloader

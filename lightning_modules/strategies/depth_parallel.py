@@ -1,0 +1,367 @@
+"""DepthParallelStrategy: units on separate devices, one process a stage, as a Lightning strategy.
+
+    trainer.devices 4, stages 4          rank 0     rank 1     rank 2     rank 3
+                                         units 1-2  unit 3     units 4-5  unit 6
+    decodes frames                       *
+    sends activations up, gradients down    <---->     <---->     <---->
+    has targets, loss, metrics                                            *
+    writes checkpoints, logs, progress   *
+
+With `stages 2` the same four processes are two replicas of two stages, each on clips of its own, and their gradients
+are averaged. Rules that cannot be pipelined (exact backprop) run as naive model parallelism: one stage works at a time.
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.distributed as dist
+from lightning.fabric.utilities.optimizer import _optimizers_to_device
+from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_modules.execution.placement import Placement, cut
+from lightning_modules.execution.stage import Stage
+from lightning_modules.networks import UnitNetwork
+from lightning_modules.strategies.balance import balanced, given_sizes, report, unit_times
+from lightning_modules.strategies.launcher import StageLauncher
+from lightning_modules.strategies.letters import Letters
+from lightning_modules.strategies.mesh import Mesh
+from lightning_modules.strategies.mixed import make_exchange
+from lightning_modules.strategies.stage_batches import StageBatches
+from lightning_modules.strategies.stage_team import StageTeam
+from lightning_modules.strategies.watchdog import Watchdog
+
+NAME = "depth_parallel"
+_LAYOUT = "depth_parallel"  # in a checkpoint
+_TIMEOUT = timedelta(minutes=30)
+
+
+class DepthParallelStrategy(DDPStrategy):
+    """Places a network's units on separate devices and trains them without blocking.
+
+    Every process holds the whole network, its own units on its device and the others' on the CPU as they were when
+    weights were last brought together: at checkpoints and at the end. A checkpoint is one file with plain names.
+
+    Args:
+        stages: stages of a replica; all devices by default. `devices` must be a multiple.
+        balance: units of each stage: `auto` (by measured time), or numbers, the lowest stage's first.
+        transport: of messages between stages: `auto`, `shared_memory` or `process_group`.
+        stall_s: longest time in seconds that one tick of one stage may take before the run is ended.
+        options: of Lightning's DDPStrategy, such as accelerator, parallel_devices, cluster_environment.
+
+    Raises:
+        ValueError: one device, or a network, model or setting that cannot be cut into stages.
+    """
+
+    strategy_name = NAME
+    makes_a_team = True
+
+    def __init__(
+        self,
+        stages: int | None = None,
+        balance: str | list[int] = "auto",
+        transport: str = "auto",
+        stall_s: float = 8.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self._stages, self.balance, self.transport, self.stall_s = stages, balance, transport, stall_s
+        self._sizes: list[int] | None = None  # of a checkpoint's stages
+        self._team: StageTeam | None = None
+        self._watchdog: Watchdog | None = None
+        self._loaders = 0
+
+    @property
+    def stages(self) -> int:
+        """Number of stages of a replica."""
+        return self._stages or self.world_size
+
+    @property
+    def mesh(self) -> Mesh:
+        """Where this process stands."""
+        return Mesh(self.world_size, self.stages, self.global_rank)
+
+    @property
+    def distributed_sampler_kwargs(self) -> dict[str, Any]:
+        """Which share of the clips this process gets: all stages of a replica the same."""
+        return {"num_replicas": self.mesh.replicas, "rank": self.mesh.replica}
+
+    def _configure_launcher(self) -> None:
+        assert self.cluster_environment is not None
+        self._launcher = StageLauncher(self.cluster_environment, self.num_processes, self.num_nodes)
+
+    def _get_process_group_backend(self) -> str:
+        return "cpu:gloo,cuda:nccl" if self.root_device.type == "cuda" else "gloo"
+
+    def setup(self, trainer: "pl.Trainer") -> None:
+        """Place the units, make the team, and set up optimizers."""
+        assert self.accelerator is not None
+        assert self.model is not None
+        self.accelerator.setup(trainer)
+        self.precision_plugin.convert_module(self.model)
+        network = self.checked_network(trainer)
+        self._equal_weights()
+        self._team = self._make_team(trainer, network)
+        self._module().team = self._team
+        self.model_to_device()
+        if trainer.state.fn == TrainerFn.FITTING:
+            self.setup_optimizers(trainer)
+        self.setup_precision_plugin()
+        if trainer.state.fn == TrainerFn.FITTING:
+            _optimizers_to_device(self.optimizers, self.root_device)
+
+    def _module(self) -> Any:
+        assert self.lightning_module is not None
+        return self.lightning_module
+
+    def checked_network(self, trainer: "pl.Trainer") -> UnitNetwork:
+        """Return the network to place. The launcher calls this too, before it starts any process.
+
+        Raises:
+            ValueError: what cannot be placed, with what to type instead.
+        """
+        if self.world_size < 2:
+            raise ValueError(
+                f"strategy {NAME} with {self.world_size} device has nothing to place; use --trainer.devices 2 or more "
+                "(with --trainer.accelerator cpu: processes), or leave the strategy out"
+            )
+        _ = self.mesh
+        module = self._module()
+        network = getattr(module, "network", None)
+        if not isinstance(network, UnitNetwork) or not hasattr(module, "team"):
+            raise ValueError(
+                f"strategy {NAME} with {type(module).__name__} and a {type(network).__name__}: it places the units of "
+                "a network that is cut into units; use --model.network small_cnn, vgg8 or resnet18, or no strategy"
+            )
+        if self.stages > network.depth:
+            raise ValueError(
+                f"{self.stages} stages for {network.depth} units: each stage needs at least one; use "
+                f"--trainer.devices {network.depth} or fewer, or --model.depth {self.stages} where the network has it"
+            )
+        given_sizes(self.balance, self.stages, network.depth)
+        if self.stages > 1 and module.hparams.get("log_gradients_every"):
+            raise ValueError(
+                "log_gradients_every compares with exact backprop over the whole network, which no stage has; "
+                "leave it out, or train on one device to see alignment"
+            )
+        if trainer.state.fn == TrainerFn.PREDICTING and self.mesh.replicas > 1:
+            raise ValueError(
+                f"predict with {self.mesh.replicas} replicas would write one table for each; use --trainer.devices "
+                f"{self.stages}, or leave the strategy out"
+            )
+        return network
+
+    def _equal_weights(self) -> None:
+        """Start from the first process's weights, whatever the others drew."""
+        for tensor in self._module().state_dict().values():
+            dist.broadcast(tensor, src=0)
+
+    # -- team -----------------------------------------------------------------------------------------------------
+
+    def _make_team(self, trainer: "pl.Trainer", network: UnitNetwork) -> StageTeam:
+        mesh = self.mesh
+        placement = cut(network.wiring, self._stage_sizes(trainer, network))
+        store = self._make_store()
+        self._watchdog = watchdog = Watchdog(
+            store,
+            rank=mesh.rank,
+            ranks=mesh.processes,
+            describe=lambda rank: _described(placement, mesh, rank),
+            stall_s=self.stall_s,
+            hint=_resume_hint(trainer),
+        )
+        for logger in trainer.loggers:
+            watchdog.on_exit(partial(logger.finalize, "failed"))
+        letters = Letters(store, str(mesh.rank), watchdog.check)
+        exchange = make_exchange(
+            self.transport,
+            stage_ranks=mesh.team,
+            index=mesh.stage,
+            store=store,
+            device=self.root_device,
+            check=watchdog.check,
+            lost=lambda stage: watchdog.lost(mesh.rank_of(stage, mesh.replica)),
+            phase=watchdog.phase,
+        )
+        watchdog.on_failure(exchange.interrupt)
+        stage = Stage(placement, mesh.stage, exchange, watchdog.on_tick, watchdog.on_clip_end)
+        return StageTeam(mesh, stage, network, letters, self._twins(mesh))
+
+    def _stage_sizes(self, trainer: "pl.Trainer", network: UnitNetwork) -> list[int]:
+        """Return the given cut, the checkpoint's, or the best by the units' times; the same in every process."""
+        sizes = given_sizes(self.balance, self.stages, network.depth)
+        if sizes is None and self._sizes is not None and len(self._sizes) == self.stages:
+            sizes = self._sizes
+        if sizes is None:
+            sizes = self.broadcast(self._measured_sizes(trainer, network) if self.is_global_zero else [])
+        return sizes
+
+    def _measured_sizes(self, trainer: "pl.Trainer", network: UnitNetwork) -> list[int]:
+        data, rule = trainer.datamodule, self._module().rule  # type: ignore[attr-defined]
+        shape = [getattr(data, name, None) for name in ("channels", "size", "batch_size")]
+        if self.stages == 1 or None in shape:
+            return balanced([1.0] * network.depth, self.stages)
+        channels, size, clips = (int(n) for n in shape if n is not None)
+        network.to(self.root_device)
+        times = unit_times(network, (channels, size, size), clips, self.root_device, rule)
+        sizes = balanced(times, self.stages)
+        print(report(times, sizes), flush=True)
+        return sizes
+
+    def _make_store(self) -> dist.Store:
+        """Return a key-value store of this run, kept by the first process."""
+        assert self.cluster_environment is not None
+        host = self.cluster_environment.main_address
+        first = self.is_global_zero
+        store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=_TIMEOUT) if first else None
+        port = self.broadcast(store.port if store else 0)
+        return store or dist.TCPStore(host, port, is_master=False, timeout=_TIMEOUT)
+
+    def _twins(self, mesh: Mesh) -> "dist.ProcessGroup | None":
+        if mesh.replicas == 1:
+            return None
+        groups = [dist.new_group([mesh.rank_of(s, r) for r in range(mesh.replicas)]) for s in range(mesh.stages)]
+        return groups[mesh.stage]
+
+    # -- data -----------------------------------------------------------------------------------------------------
+
+    def process_dataloader(self, dataloader: object) -> object:
+        """Return the loader of the first stage, and one of its batches without frames for the others."""
+        assert self._team is not None
+        self._loaders += 1
+        first, *others = map(str, self.mesh.team)
+        at_first = self.mesh.stage == 0
+        return StageBatches(
+            dataloader, self._team.letters, others if at_first else [], first, f"batches/{self._loaders}"
+        )
+
+    def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
+        """Move a batch to this stage's device; a video that is only a shape stays one."""
+        if self.mesh.stage == 0:
+            return super().batch_to_device(batch, device, dataloader_idx)
+        to = device or self.root_device
+        return apply_to_collection(batch, Tensor, lambda t: t if t.is_meta else t.to(to, non_blocking=True))
+
+    # -- weights --------------------------------------------------------------------------------------------------
+
+    def model_to_device(self) -> None:
+        """Move this stage's units, and what belongs to no unit, to the device."""
+        super().model_to_device()
+        if self.root_device.type != "cpu":
+            for unit in range(1, self._network().depth + 1):
+                if unit not in self._units():
+                    self._network().unit(unit).cpu()
+
+    def _network(self) -> UnitNetwork:
+        return self._module().network
+
+    def _units(self) -> range:
+        assert self._team is not None
+        assert self._team.stage is not None
+        return self._team.stage.units
+
+    def bring_weights_together(self) -> None:
+        """Give every process all units' weights, each from where it is trained."""
+        if self._team is None or self._team.stages == 1:
+            return
+        assert self._team.stage is not None
+        mesh, placement = self.mesh, self._team.stage.placement
+        for unit in range(1, self._network().depth + 1):
+            for tensor in self._network().unit(unit).state_dict().values():
+                # In every replica the same: the first one's.
+                held = tensor.cpu()
+                dist.broadcast(held, src=mesh.rank_of(placement.stage_of(unit), 0))
+                if unit not in self._units():
+                    tensor.copy_(held)
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Return all weights, each unit's from where it is trained."""
+        self.bring_weights_together()
+        return super().lightning_module_state_dict()
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """Return the whole optimizer's state, each unit's from where it is trained."""
+        state: dict[str, Any] = super().optimizer_state(optimizer)
+        if self._team is None or self._team.stages == 1:
+            return state
+        own = state["state"]
+        mine = {i: s for i, s in own.items() if i in self._own_indices(optimizer)}
+        parts: list[Any] = [None] * self.world_size
+        dist.all_gather_object(parts, apply_to_collection(mine, Tensor, lambda t: t.cpu()))
+        merged: dict[int, Any] = {}
+        for part in reversed(parts):  # replicas are alike: the first one's stays
+            merged |= part
+        return {**state, "state": dict(sorted(merged.items()))}
+
+    def _own_indices(self, optimizer: Optimizer) -> set[int]:
+        own = {id(p) for unit in self._units() for p in self._network().unit_parameters(unit).values()}
+        all_parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        return {i for i, p in enumerate(all_parameters) if id(p) in own}
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Load the optimizer's state, and let go of other stages' units'."""
+        super().load_optimizer_state_dict(checkpoint)
+        own = {id(p) for unit in self._units() for p in self._network().unit_parameters(unit).values()}
+        for optimizer in self.optimizers:
+            for p in [p for p in optimizer.state if id(p) not in own]:
+                del optimizer.state[p]
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint in every process, and remember its stages."""
+        checkpoint = super().load_checkpoint(checkpoint_path, weights_only)
+        self._sizes = checkpoint.get(_LAYOUT, {}).get("sizes")
+        return checkpoint
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        """Write a checkpoint with its stages, in the first process."""
+        if self._team is not None and self._team.stage is not None:
+            sizes = [len(units) for units in self._team.stage.placement.stages]
+            checkpoint[_LAYOUT] = {"sizes": sizes}
+        super().save_checkpoint(checkpoint, filepath, storage_options)
+
+    # -- end ------------------------------------------------------------------------------------------------------
+
+    def on_train_end(self) -> None:
+        """Leave every process with the whole trained network."""
+        self.bring_weights_together()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Tell the other stages, so that they end too."""
+        super().on_exception(exception)
+        if self._watchdog is not None:
+            self._watchdog.failed(exception)
+
+    def teardown(self) -> None:
+        """Leave the other stages in order."""
+        if self._team is not None and self._team.stage is not None and self._team.stage.exchange is not None:
+            self._team.stage.exchange.close()  # type: ignore[attr-defined]
+        if self._watchdog is not None:
+            self._watchdog.stop()
+        super().teardown()
+
+
+def _described(placement: Placement, mesh: Mesh, rank: int) -> str:
+    units = placement.stages[rank % mesh.stages]
+    named = f"unit {units[0]}" if len(units) == 1 else f"units {units[0]}-{units[-1]}"
+    replica = f" of replica {rank // mesh.stages}" if mesh.replicas > 1 else ""
+    return f"stage {rank % mesh.stages}{replica} (rank {rank}, {named})"
+
+
+def _resume_hint(trainer: "pl.Trainer") -> str:
+    callback = trainer.checkpoint_callback
+    folder = getattr(callback, "dirpath", None)
+    where = f" (in {folder})" if folder else ""
+    return f"repeat the command with --ckpt_path last to go on from the last checkpoint{where}"
+
+
+if NAME not in StrategyRegistry:
+    StrategyRegistry.register(
+        NAME, DepthParallelStrategy, description="Units on separate devices, one process a stage, without blocking."
+    )

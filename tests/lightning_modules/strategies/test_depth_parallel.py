@@ -1,0 +1,141 @@
+"""The strategy in real processes: the same weights and figures as one process, whatever the stages and replicas."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).parent / "train_script.py"
+MODELS = {
+    "chain": {"wiring": "chain"},
+    "residual": {"wiring": "residual"},
+    "concat": {"wiring": "concat"},
+    "dense": {"wiring": "dense"},
+    "newest, clipped": {"wiring": "dense", "gradient_edges": "newest", "clip_norm": 0.1},
+    "update frame": {"wiring": "dense", "update": "frame", "optimizer": "sgd"},
+    "stash": {"wiring": "concat", "stash": "exact"},
+    "backprop shifted": {"wiring": "dense", "rule": "backprop_shifted", "executor": "vectorised"},
+    "backprop frame": {"wiring": "residual", "rule": "backprop_frame", "executor": "vectorised", "accumulate": 2},
+}
+EVEN = {"ragged": False}
+REPLICATED = {
+    "dense": {"wiring": "dense"},
+    "update frame": {"wiring": "residual", "update": "frame", "optimizer": "sgd", "lr": 0.01},
+}
+
+
+def train(folder: Path, *configs: dict, processes: int = 1, **environment: str) -> list[list[dict]]:
+    """Run the script; return what each process found for each configuration."""
+    ran = start(folder, *configs, **environment)
+    output, _ = ran.communicate(timeout=240)
+    assert ran.returncode == 0, output
+    return [torch.load(f"{folder / 'out.pt'}.{rank}", weights_only=False) for rank in range(processes)]
+
+
+def start(folder: Path, *configs: dict, command: tuple[str, ...] = (sys.executable,), **environment: str):
+    return subprocess.Popen(
+        [*command, str(SCRIPT), str(folder / "out.pt"), *map(json.dumps, configs)],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", **environment},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def staged(config: dict, devices: int, **strategy: object) -> dict:
+    return {**config, "trainer": {**config.get("trainer", {}), "devices": devices}, "strategy": strategy}
+
+
+def error(found: dict, expected: dict) -> float:
+    """Largest relative error of a weight; and the figures must be equal."""
+    assert found["metrics"] == pytest.approx(expected["metrics"], rel=1e-6)
+    weights = expected["weights"]
+    return max(float((found["weights"][name] - w).norm() / w.norm()) for name, w in weights.items())
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    (results,) = train(folder, *({"model": model} for model in MODELS.values()))
+    return dict(zip(MODELS, results, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+def test_stages_train_as_one_process_does(alone, tmp_path, processes):
+    """Twenty updates in float64; every rank ends with the whole network and the same figures."""
+    ranks = train(tmp_path, *(staged({"model": m}, processes) for m in MODELS.values()), processes=processes)
+    for results in ranks:
+        for name, result in zip(MODELS, results, strict=True):
+            assert error(result, alone[name]) < 1e-12, name
+
+
+def test_two_stages_train_as_one_process_does(tmp_path):
+    """The quick one: one wiring with skips, twenty updates."""
+    config = {"model": MODELS["dense"], "trainer": {"max_steps": 20}}
+    ((expected,),) = train(tmp_path, config)
+    for (result,) in train(tmp_path, staged(config, 2), processes=2):
+        assert error(result, expected) < 1e-12
+
+
+@pytest.mark.slow
+def test_replicas_of_stages_train_as_one_process_on_all_clips(tmp_path):
+    """2 stages x 2 replicas with batch 2, and 4 replicas with batch 1, are one process with batch 4."""
+    whole = [{"model": m, "data": {**EVEN, "batch_size": 4}} for m in REPLICATED.values()]
+    halves = [staged({"model": m, "data": {**EVEN, "batch_size": 2}}, 4, stages=2) for m in REPLICATED.values()]
+    quarter = staged({"model": REPLICATED["dense"], "data": {**EVEN, "batch_size": 1}}, 4, stages=1)
+    (expected,) = train(tmp_path, *whole)
+    for results in train(tmp_path, *halves, quarter, processes=4):
+        for result, one in zip(results, [*expected, expected[0]], strict=True):
+            assert error(result, one) < 1e-12
+
+
+@pytest.mark.slow
+def test_checkpoint_of_four_stages_loads_anywhere_and_resumes_exactly(tmp_path):
+    """Ten updates in four stages, then ten more: in four stages bit for bit; in two, and without the strategy."""
+    model = {"model": MODELS["concat"], "data": {"clips": 24}}
+    first = {**model, "trainer": {"max_steps": 10}, "save": str(tmp_path / "ten.ckpt")}
+    # The schedule of all twenty updates from the start on.
+    schedule = {"model": {**model["model"], "schedule": "constant"}}
+    first, whole = {**first, **schedule}, {**model, **schedule, "trainer": {"max_steps": 20}}
+    rest = {**whole, "ckpt_path": str(tmp_path / "ten.ckpt")}
+    balance = {"balance": [1, 1, 1, 1]}
+    whole_4, _, rest_4 = train(
+        tmp_path, staged(whole, 4, **balance), staged(first, 4, **balance), staged(rest, 4, **balance), processes=4
+    )[0]
+    for name, weight in whole_4["weights"].items():
+        assert torch.equal(rest_4["weights"][name], weight), name
+    ((rest_1,),) = train(tmp_path, rest)
+    ((rest_2,), _) = train(tmp_path, staged(rest, 2), processes=2)
+    assert error(rest_1, whole_4) < 1e-12
+    assert error(rest_2, whole_4) < 1e-12
+
+
+@pytest.mark.slow
+def test_two_machines_under_torchrun(tmp_path):
+    """Two launches of torchrun with one process each, as on two machines, on the loopback address."""
+    config = {"model": MODELS["residual"], "trainer": {"max_steps": 10}}
+    ((expected,),) = train(tmp_path, config)
+    two = staged({**config, "trainer": {"max_steps": 10, "num_nodes": 2}}, 1, transport="process_group")
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1")
+    where = ("--master_addr=127.0.0.1", f"--master_port={free_port()}")
+    runs = [start(tmp_path, two, command=(*torchrun, f"--node_rank={n}", *where)) for n in range(2)]
+    for run in runs:
+        output, _ = run.communicate(timeout=240)
+        assert run.returncode == 0, output
+    for rank in range(2):
+        (result,) = torch.load(f"{tmp_path / 'out.pt'}.{rank}", weights_only=False)
+        assert error(result, expected) < 1e-12
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]

@@ -1,0 +1,57 @@
+"""A user's own training script, started as a real process: `python train_script.py OUT.pt '{"model": {...}, ...}' ...`.
+
+Trains once for each JSON configuration, in the same processes, and writes what each ended with.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[3]))
+
+from lightning_modules.compat import ensure_torchvision
+
+ensure_torchvision()
+
+import torch  # noqa: E402
+from lightning import Trainer, seed_everything  # noqa: E402
+
+from lightning_modules.action_recognition import ActionRecognition  # noqa: E402
+from lightning_modules.strategies.depth_parallel import DepthParallelStrategy  # noqa: E402
+from tests.lightning_modules.toy_clips import ToyData  # noqa: E402
+
+MODEL = {"num_classes": 2, "in_channels": 1, "width": 0.25, "depth": 4, "executor": "pipelined", "activation": "tanh"}
+TRAINER = {
+    "accelerator": "cpu",
+    "max_steps": 20,
+    "precision": "64-true",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,
+    "log_every_n_steps": 5,
+}
+
+
+def train(config: dict) -> dict:
+    seed_everything(config.get("seed", 0), verbose=False)
+    trainer = dict(TRAINER | config.get("trainer", {}))
+    if "strategy" in config:
+        trainer["strategy"] = DepthParallelStrategy(**config["strategy"])
+    trainer = Trainer(**trainer)
+    model = ActionRecognition(**MODEL | config.get("model", {}))
+    data = ToyData(**{"clips": 24, "frames": 9, "ragged": True, **config.get("data", {})})
+    trainer.fit(model, datamodule=data, ckpt_path=config.get("ckpt_path"))
+    if "save" in config:
+        trainer.save_checkpoint(config["save"])
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    trainer.test(model, datamodule=data, verbose=False)
+    metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return {"rank": trainer.global_rank, "weights": model.network.state_dict(), "metrics": metrics}
+
+
+if __name__ == "__main__":
+    out, *configs = sys.argv[1:]
+    results = [train(json.loads(config)) for config in configs]
+    torch.save(results, f"{out}.{results[-1]['rank']}")
