@@ -20,6 +20,7 @@ RATE_OVER_ANY_SCHEDULE = 1.0
 CPU_SMALL_MESSAGES, CPU_LARGE_MESSAGES, SMALL_MESSAGE_KIB = 1.10, 1.05, 64
 SAVED_LONG_OVER_SHORT, SAVED_OVER_ONE_FRAME, SAVED_OVER_GPIPE = 1.01, 0.35, 0.2
 ONE_FRAME_DEPTH = 4
+NO_SCHEDULES = ("whole", "accumulated", "vectorised")
 SCHEDULES_OF_GOAL_2 = ("GPipe", "1F1B")
 
 
@@ -87,7 +88,7 @@ def _timed(rows: Rows) -> list[Row]:
 
 
 def _sideways(rows: Rows, frames: int, update: str) -> list[Row]:
-    """Return the row of Sideways in stages by the first exchange."""
+    """Return the row of Sideways in stages by the first transport."""
     found = rows_with(
         rows, rule="sideways", executor="pipelined", placement="stages", frames=frames, update=update, stash="none"
     )
@@ -128,7 +129,7 @@ def goal_2(rows: Rows, frames: int) -> list[Verdict]:
     `update: frame` has more updates than any schedule, `update: clip` fewer than those of m < T.
     """
     rows, found = _timed(rows), []
-    schedules = [r for r in rows if r["exchange"] == "gloo" and r["rule"] == "backprop"]
+    schedules = [r for r in rows_with(rows, rule="backprop") if r["executor"] not in NO_SCHEDULES]
     for own in [row for update in ("clip", "frame") for row in _sideways(rows, frames, update)]:
         for m, bound in RATE_OVER_SCHEDULES.items():
             rivals = [r for r in schedules if r["frames"] == m and r["executor"] in SCHEDULES_OF_GOAL_2]

@@ -8,7 +8,7 @@ from lightning_modules.metrics.stage_cost import passes_done
 if TYPE_CHECKING:
     from lightning_modules.metrics.stage_bench import Result, SettingResults
 
-CONTESTANT = ("rule", "stash", "executor", "placement", "exchange", "frames", "update", "threads")
+CONTESTANT = ("rule", "stash", "executor", "placement", "transport", "frames", "update", "threads")
 
 
 def rows_of(found: "SettingResults") -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning_modules.metrics.stage_cost import Contestant, Setting
 
-EXCHANGES = ("shared_memory", "process_group")
+TRANSPORTS = ("shared_memory", "process_group")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,7 +40,14 @@ def parser() -> argparse.ArgumentParser:
     add("--frames", type=int, nargs="+", default=[16, 64], help="lengths of clips; all rows have the first")
     add("--micro", type=int, nargs="+", default=[2, 8, 16, 64], help="frames an update of exact pipelines")
     options.add_argument("--peers", action="store_true", help="measure exact pipelines too", default=text)
-    add("--exchange", nargs="+", default=list(EXCHANGES), choices=EXCHANGES, metavar="X", help="the first for all rows")
+    add(
+        "--transport",
+        nargs="+",
+        default=list(TRANSPORTS),
+        choices=TRANSPORTS,
+        metavar="X",
+        help=f"{', '.join(TRANSPORTS)}; all rows have the first",
+    )
     add("--rounds", type=int, default=11, help="timed rounds")
     add("--output", type=Path, metavar="FOLDER", help="folder for results.json and results.md", default=text)
     add("--mlflow", metavar="NAME", help="experiment in which the rows are stored as runs", default=text)
@@ -81,7 +88,7 @@ def contestants_of(options: argparse.Namespace, setting: "Setting") -> tuple[lis
     from lightning_modules.metrics.stage_cost import our_contestants
     from lightning_modules.metrics.stage_peers import cannot_run, peer_contestants
 
-    found, absent = our_contestants(options.frames, options.exchange), dict[str, list[str]]()
+    found, absent = our_contestants(options.frames, options.transport), dict[str, list[str]]()
     for peer in peer_contestants(options.micro) if options.peers else []:
         if why := cannot_run(setting, peer):
             absent.setdefault(f"{peer.executor}: {why}", []).append(f"m={peer.frames}")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-PARAMETERS = ("rule", "stash", "executor", "placement", "exchange", "frames", "update", "threads")
+PARAMETERS = ("rule", "stash", "executor", "placement", "transport", "frames", "update", "threads")
 METRICS = {
     "frames_per_second": "bench/frames_per_second",
     "cpu_ms_per_frame": "bench/cpu_ms_per_frame",

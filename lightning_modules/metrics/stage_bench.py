@@ -3,7 +3,7 @@
 import ctypes
 import gc
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -23,8 +23,7 @@ from lightning_modules.metrics.side_by_side import Span, round_times, timed_roun
 from lightning_modules.metrics.stage_cost import OURS, PLAIN, Contestant, Part, Setting, idle, our_part, plain_part
 from lightning_modules.metrics.stage_peers import TORCHGPIPE, peer_part, torchgpipe_part
 from lightning_modules.networks import UnitNetwork
-from lightning_modules.strategies.process_group import ProcessGroupExchange, gloo_links
-from lightning_modules.strategies.shared_memory import SharedMemoryExchange
+from lightning_modules.strategies.mixed import ClosingExchange, make_exchange
 
 CPU = torch.device("cpu")
 WARM_UP = 2
@@ -132,9 +131,9 @@ def _result(contestant: Contestant, found: Sequence[Found]) -> Result:
 def _work(process: Process, setting: Setting, contestants: Sequence[Contestant], rounds: int) -> Found:
     """Measure all contestants as one of the processes."""
     network, frames = setting.make_network(), setting.make_frames()
-    names = {c.exchange for c in contestants if c.executor in OURS and c.exchange}
-    exchanges = {name: _exchange(name, process) for name in sorted(names)}
-    parts = {c.name: _part(setting, c, network, frames, process.rank, exchanges.get(c.exchange)) for c in contestants}
+    transports = {c.transport for c in contestants if c.transport is not None}
+    exchanges = {transport: _exchange(transport, process) for transport in sorted(transports)}
+    parts = {c.name: _part(setting, c, network, frames, process.rank, exchanges) for c in contestants}
     done = 0
 
     def after_round() -> None:
@@ -151,24 +150,35 @@ def _work(process: Process, setting: Setting, contestants: Sequence[Contestant],
     ticks = {name: tick_ms(part.tick_starts_s) for name, part in parts.items()}
     memory = {c.name: _memory(parts[c.name], c) for c in contestants}
     own_loss = _own_loss(setting, network, frames, process, next(iter(exchanges.values()), None))
+    for exchange in exchanges.values():
+        exchange.close()
     return Found(spans, ticks, {name: m for name, m in memory.items() if m is not None}, own_loss)
 
 
-def _exchange(name: str, process: Process) -> Exchange:
+def _exchange(transport: str, process: Process) -> ClosingExchange:
     """Return this process's end of a transport, without a watchdog: a process that fails ends them all."""
-    store = dist.PrefixStore(name, process.store)
-    if name == "shared_memory":
-        return SharedMemoryExchange(store, process.rank, lambda: None)
-    links = gloo_links(store, process.rank, process.count)
-    return ProcessGroupExchange(process.rank, links, CPU, lambda: None)
+    return make_exchange(
+        transport,
+        stage_ranks=range(process.count),
+        index=process.rank,
+        store=dist.PrefixStore(transport, process.store),
+        device=CPU,
+        check=lambda: None,
+    )
 
 
 def _part(
-    setting: Setting, contestant: Contestant, network: UnitNetwork, frames: Tensor, rank: int, exchange: Exchange | None
+    setting: Setting,
+    contestant: Contestant,
+    network: UnitNetwork,
+    frames: Tensor,
+    rank: int,
+    exchanges: Mapping[str, Exchange],
 ) -> Part:
     if contestant.placement == "one process" and rank > 0:
         return idle()
     if contestant.executor in OURS:
+        exchange = None if contestant.transport is None else exchanges[contestant.transport]
         return our_part(setting, contestant, network, frames, rank, exchange)
     if contestant.executor in PLAIN:
         return plain_part(setting, contestant, network, frames)

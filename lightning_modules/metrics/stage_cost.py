@@ -93,7 +93,7 @@ class Contestant:
         placement: where the units are.
         frames: of a clip, T; of an update of exact schedules, m.
         update: weights change after each clip, or at each frame.
-        exchange: the transport between stages, for those that choose it.
+        transport: between stages, for those that choose it; None for others.
         threads: of one process.
         stash: Sideways' stash.
         timed: False: only its memory is measured.
@@ -104,7 +104,7 @@ class Contestant:
     placement: Placement
     frames: int
     update: Update = "clip"
-    exchange: str = ""
+    transport: str | None = None
     threads: int = 1
     stash: Literal["none", "exact"] = "none"
     timed: bool = True
@@ -114,8 +114,9 @@ class Contestant:
         """What the table calls it; no two are the same."""
         words = [self.rule, *(["stash exact"] if self.stash == "exact" else []), self.executor]
         words += [f"T={self.frames} update {self.update}" if self.executor in OURS else f"m={self.frames}"]
-        where = f"{self.threads} thread{'s' * (self.threads > 1)}" if self.placement == "one process" else self.exchange
-        return ", ".join([" ".join(words), *([where] if where else [])])
+        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        where = threads if self.placement == "one process" else self.transport or "gloo"
+        return f"{' '.join(words)}, {where.replace('_', ' ')}"
 
 
 PLAIN = ("whole", "accumulated")
@@ -253,16 +254,16 @@ def passes_done(contestant: Contestant, wiring: Wiring) -> float:
 
 
 def our_contestants(
-    clips: Sequence[int], exchanges: Sequence[str], threads: Sequence[int] = (1, 2)
+    clips: Sequence[int], transports: Sequence[str], threads: Sequence[int] = (1, 2)
 ) -> list[Contestant]:
     """Return one-process backprop and Sideways, naive model-parallel backprop, and Sideways in stages.
 
     Args:
         clips: lengths; the first is that of all rows, the others' rows are few.
-        exchanges: transports for Sideways; naive backprop takes the first.
+        transports: for Sideways; the other rows in stages take the first.
         threads: for one-process backprop.
     """
-    first, best = clips[0], exchanges[0]
+    first, best = clips[0], transports[0]
     found = []
     for n in threads:
         found += [Contestant("backprop", how, "one process", first, threads=n) for how in PLAIN]
@@ -270,7 +271,7 @@ def our_contestants(
     found += [Contestant("sideways", executor, "one process", first) for executor in OURS]
     for update in ("clip", "frame"):
         found.append(Contestant("backprop", "vectorised", "stages", first, update, best))
-        found += [Contestant("sideways", "pipelined", "stages", first, update, e) for e in exchanges]
+        found += [Contestant("sideways", "pipelined", "stages", first, update, t) for t in transports]
     found.append(Contestant("sideways", "pipelined", "stages", first, "clip", best, stash="exact"))
     for length in clips[1:]:
         found.append(Contestant("backprop", PLAIN[0], "one process", length, timed=False))

@@ -90,7 +90,7 @@ def cannot_run(setting: Setting, contestant: Contestant) -> str | None:
 
 def peer_contestants(lengths: Sequence[int]) -> list[Contestant]:
     """Return every exact pipeline at every number of frames m of an update."""
-    found = [Contestant("backprop", name, "stages", m, exchange="gloo") for name in SCHEDULES for m in lengths]
+    found = [Contestant("backprop", name, "stages", m) for name in SCHEDULES for m in lengths]
     return found + [Contestant("backprop", TORCHGPIPE, "one process", m, threads=2) for m in lengths]
 
 
