@@ -82,7 +82,8 @@ def in_processes(
     """Run `work(process, *arguments)` in new processes, all in one gloo group, and return what each returned.
 
     Args:
-        work: a function of a module; what it returns is pickled.
+        work: a function of a module; what it returns is pickled, and may hold arrays but no tensors: those would lie in
+            memory that ends with the process.
         processes: how many.
         arguments: pickled.
         timeout_s: after so long without any result or word all are ended.
@@ -105,9 +106,12 @@ def in_processes(
                     child.start()
             for other in others:
                 other.close()
-            return _results(list(links), timeout_s, told)
-        finally:
-            _end(children)
+            results = _results(list(links), timeout_s, told)
+        except BaseException:
+            _end(children, 0.0)
+            raise
+        _end(children, GOODBYE_S)
+        return results
 
 
 def _results(links: list[Connection], timeout_s: float, told: Callable[[object], None] | None) -> list[Any]:
@@ -135,9 +139,9 @@ def _results(links: list[Connection], timeout_s: float, told: Callable[[object],
     return [results[rank] for rank in range(len(links))]
 
 
-def _end(children: Sequence[BaseProcess]) -> None:
-    """Give the processes a moment to end by themselves where they have their results, then end them."""
-    deadline = time.monotonic() + GOODBYE_S
+def _end(children: Sequence[BaseProcess], patience_s: float) -> None:
+    """End the processes, those that have their results after a moment in which they may do so by themselves."""
+    deadline = time.monotonic() + patience_s
     for child in children:
         if child.pid is None:
             continue

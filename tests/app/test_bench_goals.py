@@ -1,0 +1,148 @@
+"""The goals' verdicts, on made-up figures: a figure on the wrong side of its bound is a miss."""
+
+import pytest
+
+from app.bench_goals import Verdict, goal_1, goal_2, goal_3, goal_4, own_loss, rate_ratio, summary, verdicts
+
+
+def row(name, rule, executor, wall, *, frames=16, update="clip", cpu=None, threads=1, saved=(1.0,), **more):
+    """A row whose every round took `wall` ms."""
+    placement = "stages" if executor in ("pipelined", "vectorised", "GPipe", "1F1B") else "one process"
+    return {
+        "row": name,
+        "rule": rule,
+        "executor": executor,
+        "placement": placement,
+        "stash": "none",
+        "frames": frames,
+        "update": update,
+        "threads": threads,
+        "passes": 0.9 if rule == "sideways" else 1.0,
+        "wall_ms": [wall, 2 * wall, 3 * wall],
+        "cpu_ms": [cpu or wall] * 3,
+        "saved_mib": list(saved),
+        **more,
+    }
+
+
+def sideways(wall=100.0, *, frames=16, update="clip", **more):
+    return row(f"sideways T={frames} {update}", "sideways", "pipelined", wall, frames=frames, update=update, **more)
+
+
+def only(found):
+    (verdict,) = found
+    return verdict
+
+
+def test_a_rate_is_compared_inside_each_round():
+    slow = row("slow", "backprop", "whole", 1.0) | {"wall_ms": [200.0, 10.0, 600.0]}
+    fast = sideways() | {"wall_ms": [100.0, 1000.0, 300.0]}
+    assert rate_ratio(fast, slow) == 2.0
+
+
+@pytest.mark.parametrize(("base_ms", "met"), [(181.0, True), (179.0, False)])
+def test_goal_1_over_naive_model_parallel_backprop(base_ms, met):
+    verdict = only(goal_1([sideways(), row("naive", "backprop", "vectorised", base_ms)], 16))
+    assert (verdict.goal, verdict.base, verdict.bound, verdict.met) == (1, "naive", 1.8, met)
+    assert verdict.figure == pytest.approx(base_ms / 100)
+    assert float(verdict.note) == pytest.approx(0.9 * base_ms / 100, rel=1e-2)
+
+
+@pytest.mark.parametrize("executor", ["whole", "accumulated"])
+@pytest.mark.parametrize(("threads", "bound"), [(1, 1.8), (2, 1.0)])
+def test_goal_1_over_one_process(executor, threads, bound):
+    for factor, met in ((1.01, True), (0.99, False)):
+        base = row("alone", "backprop", executor, 100 * bound * factor, threads=threads)
+        verdict = only(goal_1([sideways(), base], 16))
+        assert (verdict.bound, verdict.met) == (bound, met)
+
+
+def test_goal_1_compares_equal_numbers_of_updates():
+    rows = [
+        sideways(),
+        sideways(update="frame"),
+        row("clip", "backprop", "vectorised", 1.0),
+        row("frame", "backprop", "vectorised", 1.0, update="frame"),
+        row("whole clip", "backprop", "whole", 1.0),
+        row("each frame", "backprop", "whole", 1.0, frames=1),
+        row("another length", "backprop", "whole", 1.0, frames=64),
+    ]
+    pairs = {(verdict.row, verdict.base) for verdict in goal_1(rows, 16)}
+    assert pairs == {
+        ("sideways T=16 clip", "clip"),
+        ("sideways T=16 clip", "whole clip"),
+        ("sideways T=16 frame", "frame"),
+        ("sideways T=16 frame", "each frame"),
+    }
+
+
+@pytest.mark.parametrize(("m", "bound"), [(2, 1.35), (8, 1.10), (64, 1.0)])
+def test_goal_2_is_over_the_best_schedule(m, bound):
+    for factor, met in ((1.01, True), (0.99, False)):
+        best = row("best", "backprop", "1F1B", 100 * bound * factor, frames=m)
+        worse = row("worse", "backprop", "GPipe", 1000.0, frames=m)
+        found = [v for v in goal_2([sideways(), worse, best], 16) if v.bound == bound]
+        assert [v.base for v in found] == ["best"] * len(found)
+        assert found
+        assert all(v.met == met for v in found)
+
+
+def test_goal_2_any_schedule_counts_torchgpipe_too_and_no_plain_backprop():
+    rows = [sideways(), row("torchgpipe", "backprop", "torchgpipe", 99.0), row("whole", "backprop", "whole", 1.0)]
+    verdict = only(goal_2(rows, 16))
+    assert (verdict.base, verdict.met) == ("torchgpipe", False)
+
+
+@pytest.mark.parametrize(("kib", "bound"), [(64, 1.10), (512, 1.05)])
+def test_goal_3(kib, bound):
+    base = row("alone", "backprop", "accumulated", 1.0, cpu=100.0)
+    for cpu, met in ((100 * bound - 1, True), (100 * bound + 1, False)):
+        verdict = only(goal_3([sideways(cpu=cpu), base], 16, kib))
+        assert (verdict.bound, verdict.met) == (bound, met)
+    assert not goal_3([sideways(), base | {"threads": 2}], 16, kib)
+
+
+def test_goal_4_takes_the_worst_stage():
+    short, long = sideways(saved=(1.0, 0.5)), sideways(frames=64, saved=(0.5, 1.02))
+    flat = only(goal_4([short, long], [16, 64], 2))
+    assert (flat.figure, flat.met) == (1.02, False)
+    assert only(goal_4([short, long | {"saved_mib": [1.0, 1.0]}], [16, 64], 2)).met
+
+
+@pytest.mark.parametrize(("saved", "met"), [(2.8, False), (2.9, True)])
+def test_goal_4_over_one_frame_at_four_units_only(saved, met):
+    rows = [sideways(), row("one frame", "backprop", "whole", 1.0, frames=1, saved=(saved,))]
+    assert only(goal_4(rows, [16], 4)).met == met
+    assert not goal_4(rows, [16], 2)
+
+
+@pytest.mark.parametrize(("saved", "met"), [((4.9, 1.0), False), ((1.0, 5.1), True)])
+def test_goal_4_over_gpipe(saved, met):
+    rows = [sideways(), row("GPipe", "backprop", "GPipe", 1.0, frames=8, saved=saved)]
+    assert only(goal_4(rows, [16], 2)).met == met
+
+
+def test_a_row_without_times_is_in_no_rate():
+    untimed = row("naive", "backprop", "vectorised", 1.0) | {"wall_ms": [], "cpu_ms": []}
+    assert not verdicts([sideways(), untimed], [16], 2, 64)
+
+
+def test_nan_meets_nothing():
+    assert not Verdict(1, "rate", "a", "b", float("nan"), 1.8, at_least=True).met
+    assert not Verdict(3, "CPU", "a", "b", float("nan"), 1.1, at_least=False).met
+
+
+def test_one_miss_is_a_goal_missed():
+    hit = Verdict(1, "rate", "a", "b", 2.0, 1.8, at_least=True)
+    miss = Verdict(1, "rate", "a", "c", 1.0, 1.8, at_least=True)
+    assert summary([hit, miss, Verdict(4, "saved bytes", "a", "b", 0.1, 0.2, at_least=False)]) == [
+        "goal 1: missed, 1 of 2 comparisons",
+        "goal 4: met, 1 of 1 comparisons",
+    ]
+    assert miss.cells[3:6] == ["1", ">= 1.8", "missed"]
+
+
+def test_own_loss_line():
+    assert own_loss({1: 3, 2: 2}, {1: 3, 2: 2}).endswith("unit 1 of 2: tick 3, as the schedule says")
+    assert "NOT as the schedule says" in own_loss({1: 3, 2: 2}, {1: 4, 2: 2})
+    assert "NOT as the schedule says" in own_loss({1: 3, 2: 2}, {})
