@@ -85,10 +85,10 @@ def main(argv: list[str] | None = None) -> int:
             raise
         return fail(user_message(error))
     except Exception as error:
-        # Lightning's own misuse error can't be named here without importing Lightning.
-        if os.environ.get(DEBUG_VARIABLE) or type(error).__name__ != "MisconfigurationException":
+        # Named by text: Lightning's own misuse error, and ours of a stage, would have to be imported to be named.
+        if os.environ.get(DEBUG_VARIABLE) or type(error).__name__ not in ("MisconfigurationException", "StageError"):
             raise
-        return fail(str(error))
+        return FAILED if getattr(error, "told_elsewhere", False) else fail(str(error))
 
 
 def user_message(error: BaseException) -> str:

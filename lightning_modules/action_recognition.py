@@ -55,7 +55,7 @@ class ActionRecognition(LightningModule):
         activation: relu, silu, softplus or tanh.
         gradient_edges: all, or newest: gradients go back only along each unit's newest message.
         rule: backprop_frame, backprop_shifted, sideways, or backprop for whole-clip networks.
-        executor: vectorised (a clip at once) or pipelined (tick by tick).
+        executor: vectorised (a clip at once), pipelined (tick by tick), or cuda_graph (the same, replayed on a GPU).
         update: clip (weights fixed inside a clip) or frame (a step at every tick).
         stash: exact keeps the past inputs that make Sideways' gradients exact.
         drain: with stash exact, run on until the last losses have reached the lowest unit.

@@ -13,7 +13,7 @@ from lightning_modules.networks.clip_network import ClipNetwork
 from lightning_modules.networks.unit_network import UnitNetwork
 from lightning_modules.rules import Rule
 
-EXECUTORS = ("vectorised", "pipelined")
+EXECUTORS = ("vectorised", "pipelined", "cuda_graph")
 
 
 def check_combination(network: UnitNetwork | ClipNetwork, rule: Rule, executor: str) -> None:
@@ -28,10 +28,14 @@ def check_combination(network: UnitNetwork | ClipNetwork, rule: Rule, executor: 
         what = "takes whole clips" if isinstance(network, ClipNetwork) else "is cut into per-frame units"
         use = "'backprop'" if isinstance(network, ClipNetwork) else "'backprop_frame', 'backprop_shifted' or 'sideways'"
         raise ValueError(f"rule {rule.name!r} with a network that {what}; use rule {use}")
-    if executor == "pipelined" and not rule.pipelines:
+    if executor != "vectorised" and not rule.pipelines:
         raise ValueError(
             f"rule {rule.name!r} waits for the whole clip and cannot be pipelined; use executor 'vectorised', "
             "or rule 'sideways' with stash 'exact' for exact gradients without waiting"
+        )
+    if executor == "cuda_graph" and not rule.forwards_gradients:
+        raise ValueError(
+            "executor 'cuda_graph' with stash 'exact', whose past inputs have no fixed place; use executor 'pipelined'"
         )
     if executor == "vectorised" and rule.pipelines and rule.update == "frame":
         raise ValueError("update 'frame' changes weights at every tick; executor 'vectorised' cannot: use 'pipelined'")

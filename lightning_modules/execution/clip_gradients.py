@@ -16,6 +16,7 @@ from lightning_modules.execution.arguments import (
     clip_lengths,
 )
 from lightning_modules.execution.clip_loss import Loss, cross_entropy, gradient_count, valid_outputs
+from lightning_modules.execution.cuda_tick import run_cuda_graph
 from lightning_modules.execution.pipeline_state import PipelineState
 from lightning_modules.execution.pipelined import OnTick, infer_pipelined, mean_over_alive, run_pipelined
 from lightning_modules.execution.stage import Stage, clip_routes
@@ -35,7 +36,7 @@ class ClipGradients:
         valid_BN: which outputs belong to a clip's own frames.
         gradients: by parameter name, a mean over each unit's valid (clip, tick) pairs; units without any, and other
             stages' units, are absent.
-        state: what the pipeline holds after the clip; None for the vectorised executor.
+        state: what the pipeline holds after the clip; None for executors that keep none.
     """
 
     loss: Tensor | None
@@ -117,7 +118,7 @@ def clip_gradients(
         video_BTCHW: clips; frames at and beyond a clip's length are ignored.
         targets: labels (B,), or one target for each frame (B, T, ...).
         rule: a rule or its name.
-        executor: `vectorised` or `pipelined`; they agree to rounding.
+        executor: `vectorised`, `pipelined`, or `cuda_graph` (pipelined, on one GPU); they agree to rounding.
         lengths_B: real frames of each clip; None means all T.
         loss: from (n, K) outputs and (n, ...) targets to (n,) losses.
         state: pipelined only: go on from here, for clips that continue a stream; it is changed in place.
@@ -147,6 +148,9 @@ def clip_gradients(
     if executor == "pipelined":
         assert isinstance(network, UnitNetwork)
         sums, state = run_pipelined(network, video_BTCHW, targets, rule, lengths_B, loss, state, on_tick, stage)
+    elif executor == "cuda_graph":
+        assert isinstance(network, UnitNetwork)
+        sums = run_cuda_graph(network, video_BTCHW, targets, rule, lengths_B, loss, on_tick, stage)
     else:
         sums = run_vectorised(network, video_BTCHW, targets, rule, lengths_B, loss, stage)
     gradients = _scaled(network, rule, sums.gradients, lengths_B, start)
@@ -167,8 +171,8 @@ def clip_logits(
     """Return outputs (B, N, K) and their mask (B, N), as the rule's network computes them at test time (section 2 [D]).
 
     A pipelined network answers at ticks D..T; an ordinary one at every frame. A rule that cannot be pipelined runs
-    vectorised whatever `executor` says: nothing is learnt here, so nothing waits. With a `stage` the outputs are None
-    everywhere but in the last one.
+    vectorised whatever `executor` says: nothing is learnt here, so nothing waits. `cuda_graph` runs pipelined here.
+    With a `stage` the outputs are None everywhere but in the last one.
 
     Raises:
         ValueError: a combination that makes no sense; lengths that do not fit; a clip that ends before tick D.
@@ -182,7 +186,7 @@ def clip_logits(
         assert outputs_NBK is not None
         return outputs_NBK.transpose(0, 1), lengths_B[:, None] > 0
     valid_BN = valid_outputs(rule, network.depth, video_BTCHW.shape[1], lengths_B)
-    executor = executor if rule.pipelines else "vectorised"
+    executor = ("pipelined" if executor == "cuda_graph" else executor) if rule.pipelines else "vectorised"
     _open(network, stage, video_BTCHW, rule, executor, training=False)
     if executor == "pipelined":
         assert isinstance(network, UnitNetwork)

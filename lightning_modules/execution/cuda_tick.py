@@ -21,7 +21,7 @@ from torch import Tensor
 from lightning_modules.execution.clip_loss import ClipSums, Loss, targets_at
 from lightning_modules.execution.pipelined import OnTick
 from lightning_modules.execution.slot_tick import SlotTick, run_slots
-from lightning_modules.networks.clip_network import ClipNetwork
+from lightning_modules.execution.stage import Stage
 from lightning_modules.networks.unit_network import UnitNetwork
 from lightning_modules.rules.rule import Rule
 
@@ -68,17 +68,16 @@ class CudaGraphTick:
 _ticks: WeakKeyDictionary[UnitNetwork, dict[Hashable, CudaGraphTick]] = WeakKeyDictionary()
 
 
-def check_cuda_graph(network: UnitNetwork | ClipNetwork, rule: Rule, video_BTCHW: Tensor) -> None:
-    """Refuse what cannot be captured.
+def check_cuda_graph(network: UnitNetwork, video_BTCHW: Tensor, stage: Stage | None) -> None:
+    """Refuse what is not on one GPU.
 
     Raises:
         ValueError: with what to use instead.
     """
-    if not isinstance(network, UnitNetwork) or not rule.forwards_gradients:
-        what = "stash 'exact'" if rule.stash == "exact" else f"rule {rule.name!r}"
+    if stage is not None and len(stage.placement.stages) > 1:
         raise ValueError(
-            f"executor 'cuda_graph' with {what}; it captures Sideways' ticks alone: use rule 'sideways' without a "
-            f"stash, or executor '{'pipelined' if rule.pipelines else 'vectorised'}'"
+            f"executor 'cuda_graph' over {len(stage.placement.stages)} stages; its graph holds all units: "
+            "use executor 'pipelined', or one device"
         )
     devices = {video_BTCHW.device, *(p.device for p in network.parameters())}
     if len(devices) > 1 or video_BTCHW.device.type != "cuda":
@@ -97,6 +96,7 @@ def run_cuda_graph(
     lengths_B: Tensor,
     loss: Loss,
     on_tick: OnTick | None = None,
+    stage: Stage | None = None,
 ) -> ClipSums:
     """Return the sums of a clip, as `run_pipelined` does, by replays.
 
@@ -105,9 +105,9 @@ def run_cuda_graph(
     do. A loss made anew for each call is captured anew: pass a function that stays.
 
     Raises:
-        ValueError: a rule or device that cannot be captured.
+        ValueError: several devices or stages, or none that is a GPU.
     """
-    check_cuda_graph(network, rule, video_BTCHW)
+    check_cuda_graph(network, video_BTCHW, stage)
     tick = _tick_for(network, video_BTCHW, targets, loss, sums=on_tick is None)
     return run_slots(tick.slots, tick, video_BTCHW, targets, rule, lengths_B, on_tick)
 

@@ -7,8 +7,9 @@ import copy
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -55,7 +56,9 @@ class Exchange(Protocol):
 
 
 class StageError(RuntimeError):
-    """Another stage died or stalled, so that this one cannot go on."""
+    """Another stage died, stalled or failed, so that this one cannot go on."""
+
+    told_elsewhere = False  # whether the process of another stage tells the user
 
 
 @dataclass(frozen=True)
@@ -120,9 +123,19 @@ class Stage:
             self.exchange.open(mine)
 
 
-@lru_cache(maxsize=8)
+# Of networks that are still in use.
+_SHAPES: WeakKeyDictionary[UnitNetwork, dict[tuple[int, ...], dict[int, torch.Size]]] = WeakKeyDictionary()
+
+
 def message_shapes(network: UnitNetwork, frame_shape: tuple[int, ...]) -> dict[int, torch.Size]:
     """Return the shape of each unit's output for one frame (C, H, W), of the frame itself at 0; nothing is computed."""
+    known = _SHAPES.setdefault(network, {})
+    if frame_shape not in known:
+        known[frame_shape] = _message_shapes(network, frame_shape)
+    return known[frame_shape]
+
+
+def _message_shapes(network: UnitNetwork, frame_shape: tuple[int, ...]) -> dict[int, torch.Size]:
     ghost = copy.deepcopy(network).to("meta")
     outputs = {INPUT: torch.empty(1, *frame_shape, device="meta", dtype=next(network.parameters()).dtype)}
     with torch.no_grad():

@@ -22,16 +22,15 @@ import torch.distributed as dist
 from lightning.fabric.utilities.optimizer import _optimizers_to_device
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_modules.execution.placement import Placement, cut
-from lightning_modules.execution.stage import Stage
+from lightning_modules.execution.stage import Stage, StageError
 from lightning_modules.networks import UnitNetwork
 from lightning_modules.strategies.balance import balanced, given_sizes, report, unit_times
 from lightning_modules.strategies.launcher import StageLauncher
-from lightning_modules.strategies.letters import Letters
+from lightning_modules.strategies.letters import Letters, for_tensors
 from lightning_modules.strategies.mesh import Mesh
 from lightning_modules.strategies.mixed import make_exchange
 from lightning_modules.strategies.stage_batches import StageBatches
@@ -187,7 +186,7 @@ class DepthParallelStrategy(DDPStrategy):
             store=store,
             device=self.root_device,
             check=watchdog.check,
-            lost=lambda stage: watchdog.lost(mesh.rank_of(stage, mesh.replica)),
+            lost=watchdog.lost,
             phase=watchdog.phase,
         )
         watchdog.on_failure(exchange.interrupt)
@@ -247,7 +246,7 @@ class DepthParallelStrategy(DDPStrategy):
         if self.mesh.stage == 0:
             return super().batch_to_device(batch, device, dataloader_idx)
         to = device or self.root_device
-        return apply_to_collection(batch, Tensor, lambda t: t if t.is_meta else t.to(to, non_blocking=True))
+        return for_tensors(batch, lambda t: t if t.is_meta else t.to(to, non_blocking=True))
 
     # -- weights --------------------------------------------------------------------------------------------------
 
@@ -294,7 +293,7 @@ class DepthParallelStrategy(DDPStrategy):
         own = state["state"]
         mine = {i: s for i, s in own.items() if i in self._own_indices(optimizer)}
         parts: list[Any] = [None] * self.world_size
-        dist.all_gather_object(parts, apply_to_collection(mine, Tensor, lambda t: t.cpu()))
+        dist.all_gather_object(parts, for_tensors(mine, Tensor.cpu))
         merged: dict[int, Any] = {}
         for part in reversed(parts):  # replicas are alike: the first one's stays
             merged |= part
@@ -337,6 +336,10 @@ class DepthParallelStrategy(DDPStrategy):
         super().on_exception(exception)
         if self._watchdog is not None:
             self._watchdog.failed(exception)
+            if isinstance(exception, StageError):
+                exception.told_elsewhere = not self._watchdog.speaks()
+        if isinstance(self._launcher, StageLauncher):
+            self._launcher.patience_s = 1.0
 
     def teardown(self) -> None:
         """Leave the other stages in order."""

@@ -22,6 +22,8 @@ ORDERLY_S = 8.0
 class StageLauncher(_SubprocessScriptLauncher):
     """Launches the stages of this host; under torchrun or a cluster's launcher they are there already."""
 
+    patience_s = ORDERLY_S  # how long the others may take to end by themselves
+
     def launch(self, function: Callable, *args: Any, trainer: Any = None, **kwargs: Any) -> Any:
         """Start the other processes, once nothing speaks against it, then call the function."""
         if trainer is not None:
@@ -58,7 +60,7 @@ class StageLauncher(_SubprocessScriptLauncher):
 
     def end_children(self) -> None:
         """Wait for the other processes for a while, then end them."""
-        deadline = time.monotonic() + ORDERLY_S
+        deadline = time.monotonic() + self.patience_s
         for proc in self.procs:
             try:
                 proc.wait(max(0.0, deadline - time.monotonic()))

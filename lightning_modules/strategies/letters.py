@@ -7,11 +7,12 @@ blocks the sender. A letter is read once, and in the order in which letters of o
 import io
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.distributed import Store
 
 _SLICE = timedelta(milliseconds=500)
@@ -59,3 +60,14 @@ class Letters:
                 time.sleep(0)  # not there yet
             else:
                 return
+
+
+def for_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """Return nested dicts, lists and tuples with every tensor changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: for_tensors(inner, change) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(for_tensors(inner, change) for inner in value)
+    return value

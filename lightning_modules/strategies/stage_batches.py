@@ -4,13 +4,12 @@ first stage    loader --> batch k --> trains on it
                              `------> letter: everything but the frames ---> batch k of the other stages
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from lightning_modules.strategies.letters import Letters
+from lightning_modules.strategies.letters import Letters, for_tensors
 
 _END = "end"
 
@@ -77,10 +76,4 @@ class StageBatches:
 
 def without_frames(batch: Any) -> Any:
     """Return a batch whose videos are shapes: tensors (B, T, C, H, W) on the meta device."""
-    if isinstance(batch, Tensor):
-        return torch.empty_like(batch, device="meta") if batch.dim() >= 5 else batch
-    if isinstance(batch, Mapping):
-        return {key: without_frames(value) for key, value in batch.items()}
-    if isinstance(batch, Iterable) and not isinstance(batch, str | bytes):
-        return [without_frames(value) for value in batch]
-    return batch
+    return for_tensors(batch, lambda t: torch.empty_like(t, device="meta") if t.dim() >= 5 else t)

@@ -16,7 +16,7 @@ from torch import Tensor
 from lightning_modules.execution.stage import Stage
 from lightning_modules.execution.team import Team
 from lightning_modules.networks import UnitNetwork
-from lightning_modules.strategies.letters import Letters
+from lightning_modules.strategies.letters import Letters, for_tensors
 from lightning_modules.strategies.mesh import Mesh
 
 T = TypeVar("T")
@@ -125,10 +125,4 @@ class StageTeam(Team):
 
 
 def _on_cpu(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().cpu()
-    if isinstance(value, Mapping):
-        return {key: _on_cpu(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_on_cpu(inner) for inner in value)
-    return value
+    return for_tensors(value, lambda t: t.detach().cpu())

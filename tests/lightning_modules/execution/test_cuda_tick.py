@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.execution import cuda_tick
+from lightning_modules.execution import PipelineState, clip_gradients, clip_logits, cuda_tick
 from lightning_modules.execution.clip_loss import ClipSums, cross_entropy
 from lightning_modules.execution.cuda_tick import CudaGraphTick, check_cuda_graph, has_channels_last, run_cuda_graph
 from lightning_modules.execution.pipelined import run_pipelined
+from lightning_modules.execution.placement import cut
 from lightning_modules.execution.slot_tick import SlotTick
-from lightning_modules.execution.stage import message_shapes
-from lightning_modules.networks import WIRINGS, UnitNetwork, build_network
+from lightning_modules.execution.stage import Stage, message_shapes
+from lightning_modules.networks import WIRINGS, UnitNetwork
 from lightning_modules.rules import make_rule
 from tests.lightning_modules.execution.reference import moving_video, relative_error, tiny_network
 
@@ -111,18 +112,36 @@ def test_graphs_of_a_few_shapes_are_kept_and_none_of_a_dead_network() -> None:
 
 
 @pytest.mark.parametrize(
-    ("network", "rule", "says"),
+    ("options", "says"),
     [
-        ("small_cnn", make_rule("sideways", stash="exact"), r"with stash 'exact'.*or executor 'pipelined'"),
-        ("small_cnn", make_rule("backprop_shifted"), r"rule 'backprop_shifted'.*or executor 'vectorised'"),
-        ("cnn3d", make_rule("backprop"), r"rule 'backprop'; .* use rule 'sideways'"),
-        ("small_cnn", SIDEWAYS, r"weights and clips on cpu; .*--trainer\.accelerator gpu, or executor 'pipelined'"),
+        ({"rule": make_rule("sideways", stash="exact")}, r"stash 'exact'.*use executor 'pipelined'"),
+        ({"rule": "backprop_shifted"}, r"cannot be pipelined; use executor 'vectorised'"),
+        ({"state": PipelineState()}, r"holds none; use executor 'pipelined'"),
+        ({}, r"weights and clips on cpu; .*--trainer\.accelerator gpu, or executor 'pipelined'"),
     ],
 )
-def test_what_cannot_be_captured_is_refused(network: str, rule: object, says: str) -> None:
-    net = build_network(network, in_channels=2, num_classes=3, width=0.25)
+def test_what_cannot_be_captured_is_refused(options: dict[str, object], says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        check_cuda_graph(net, rule, moving_video(1, 12))  # type: ignore[arg-type]
+        clip_gradients(tiny_network(3, "chain"), moving_video(3, 9), LABELS, executor="cuda_graph", **options)  # type: ignore[arg-type]
+
+
+def test_several_stages_are_refused() -> None:
+    network = tiny_network(4, "chain")
+    stage = Stage(cut(network.wiring, (2, 2)))
+    with pytest.raises(ValueError, match="over 2 stages"):
+        check_cuda_graph(network, moving_video(3, 9), stage)
+
+
+@pytest.mark.usefixtures("without_cuda")
+def test_it_is_an_executor_like_the_others() -> None:
+    network, video, lengths = tiny_network(3, "dense"), moving_video(3, 9), torch.tensor([9, 7, 9])
+    ours, theirs = (
+        clip_gradients(network, video, LABELS, executor=e, lengths_B=lengths) for e in ("cuda_graph", "pipelined")
+    )
+    assert relative_error(ours.gradients, theirs.gradients) < 1e-12
+    torch.testing.assert_close(ours.loss, theirs.loss)
+    outputs = [clip_logits(network, video, rule="sideways", executor=e)[0] for e in ("cuda_graph", "pipelined")]
+    assert torch.equal(outputs[0], outputs[1])
 
 
 def test_the_layout_of_weights_is_seen() -> None:

@@ -12,7 +12,6 @@ from lightning_modules.execution.clip_loss import ClipSums, cross_entropy
 from lightning_modules.execution.pipelined import OnTick, run_pipelined
 from lightning_modules.execution.schedule import shortest_clip
 from lightning_modules.execution.slot_tick import SlotTick, run_slots
-from lightning_modules.execution.stage import message_shapes
 from lightning_modules.networks import WIRINGS, UnitNetwork
 from lightning_modules.rules import make_rule
 from tests.lightning_modules.execution.reference import moving_video, relative_error, tiny_network
@@ -173,7 +172,6 @@ def test_the_surrounding_autocast_does_not_reach_a_tick_that_was_made_without_it
 def test_slots_do_not_keep_the_network() -> None:
     network = tiny_network(3, "dense")
     slots, gone = slots_for(network, moving_video(3, 1)), weakref.ref(network)
-    message_shapes.cache_clear()
     del network
     gc.collect()
     assert gone() is None
