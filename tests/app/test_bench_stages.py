@@ -148,7 +148,8 @@ def test_metrics_of_a_row_without_times():
 def test_two_units_leave_out_schedules_that_need_four():
     options = parser().parse_args([*TABLE])
     contestants, absent = contestants_of(options, setting_of(options))
-    assert {c.executor for c in contestants} == {"whole", "accumulated", "vectorised", "pipelined", "GPipe", "1F1B"}
+    executors = {c.executor for c in contestants} - {"torchgpipe"}  # where it is installed
+    assert executors == {"whole", "accumulated", "vectorised", "pipelined", "GPipe", "1F1B"}
     assert "Interleaved1F1B: needs 4 equal chunks; the network has 2 units (m=2, m=8)" in absent
     assert len({c.name for c in contestants}) == len(contestants)
 
