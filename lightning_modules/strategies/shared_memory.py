@@ -229,6 +229,9 @@ class SharedMemoryExchange:
         self._sleep_until(not_before)
         return end.views[slot].detach()
 
+    def interrupt(self) -> None:
+        """Nothing to do: every wait looks at `check` by itself."""
+
     def close(self) -> None:
         """Close all sockets and let go of the memory; views that are still held keep theirs."""
         self._listener.close()

@@ -1,7 +1,7 @@
 """Who died, failed or stalled: every rank tells the others that it lives, and ends when another one does not [D].
 
     every 0.5 s    each rank writes a beat to the run's store, with its phase, tick and batch, and reads the others'
-    4 s            a rank without a new beat is dead (SIGKILL), or stopped (SIGSTOP); 1.5 s if its connection closed
+    3 s            a rank without a new beat is dead (SIGKILL), or stopped (SIGSTOP); 1.5 s if its connection closed
     stall_s        a rank that is so long in one tick, waiting for nobody, says itself that it has stalled
     then           one verdict, the first that reaches the store; `check` raises it in every rank, waits within 0.2 s
     2 s, 4 s       a rank whose main thread has not raised it, or has not come to `stop`, ends its process
@@ -10,6 +10,7 @@ A rank's own time counts only while it runs: after a break of the whole machine,
 Two threads: one talks to the store, which may not answer; the other one judges.
 """
 
+import atexit
 import json
 import os
 import sys
@@ -24,7 +25,7 @@ from torch.distributed import PrefixStore, Store
 from lightning_modules.execution.stage import StageError
 
 BEAT_S = 0.5
-SILENT_S = 4.0
+SILENT_S = 3.0  # four busy ranks and other programs on two cores: never more than 0.6 s
 SUSPECT_S = 1.5
 RAISE_S = 2.0
 END_S = 4.0
@@ -41,13 +42,15 @@ class _Life:
         beat: the number of its last one.
         seen: our clock when that was read.
         state: `alive`, `done` or `failed`.
-        where: tick and batch.
+        at: batch and tick.
+        phase: what it does beside ticks.
     """
 
     beat: int = -1
     seen: float = 0.0
     state: str = "alive"
-    where: str = ""
+    at: tuple[int, int] = (0, 0)
+    phase: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class Watchdog:
     ) -> None:
         self.rank, self.describe, self.stall_s, self.hint = rank, describe, stall_s, hint
         generation = store.add(f"watchdog/made/{rank}", 1)
+        self._kept = store  # the clone does not keep the server alive
         # A client of its own: a call that blocks in the main thread must not hold up the beats.
         self._store = PrefixStore(f"watchdog/{generation}", store.clone())  # type: ignore[attr-defined]
         self._others = {other: _Life() for other in range(ranks) if other != rank}
@@ -101,8 +105,12 @@ class Watchdog:
         self._wake, self._known, self._stopped = threading.Event(), threading.Event(), threading.Event()
         self._on_failure: list[Callable[[], object]] = []
         self._on_exit: list[Callable[[], object]] = []
-        for work in (self._talk, self._judge):
-            threading.Thread(target=work, name=f"watchdog {work.__name__[1:]}", daemon=True).start()
+        self._threads = [
+            threading.Thread(target=work, name="watchdog", daemon=True) for work in (self._talk, self._judge)
+        ]
+        for thread in self._threads:
+            thread.start()
+        atexit.register(self._join)
 
     # -- the main thread's side -----------------------------------------------------------------------------------
 
@@ -167,6 +175,12 @@ class Watchdog:
         """Call something before the process is ended because the main thread does not come back; 2 s for all."""
         self._on_exit.append(callback)
 
+    def speaks(self) -> bool:
+        """Whether this rank is the one to tell the user of the verdict: the lowest that lives and is not to blame."""
+        living = {r for r, life in self._others.items() if self._answered - life.seen < SUSPECT_S} | {self.rank}
+        culprit = set() if self._verdict is None else {self._verdict.culprit}
+        return self.rank == min(living - culprit or living)
+
     def stop(self) -> None:
         """End the watch in order. The last act of a rank: until then a failed run ends its process.
 
@@ -177,14 +191,29 @@ class Watchdog:
         end = time.monotonic() + 2.0
         while self.rank == _KEEPER and self._awaited() and time.monotonic() < end:
             time.sleep(0.02)
+        self._join()
+        atexit.unregister(self._join)
+
+    def _join(self) -> None:
+        """End both threads: one that is in the store's code when the interpreter ends would abort the process."""
         self._stopped.set()
         self._wake.set()
+        for thread in self._threads:
+            thread.join(2.0)
 
     def _enter(self, phase: str) -> None:
         self._phase, self._since = phase, self._clock
 
-    def _where(self) -> str:
-        return f"at tick {self._tick} of batch {self._batch}" if self._ticks else "before its first tick"
+    def _where(self, rank: int) -> str:
+        """Return where a rank is. Its beat is up to 0.5 s old, and its neighbours are stuck near it."""
+        batch, tick = ours = (self._batch, self._tick)
+        at, phase = "at tick", self._phase
+        if rank != self.rank:
+            life = self._others[rank]
+            at, phase = ("at tick" if life.at >= ours else "at about tick"), life.phase
+            batch, tick = max(life.at, ours)
+        doing = "" if phase in ("tick", "start") else f", {phase}"
+        return f"{at} {tick} of batch {batch}{doing}" if batch else "before the first tick"
 
     def _awaited(self) -> list[int]:
         return [r for r, life in self._others.items() if life.state == "alive" and self._clock - life.seen < SILENT_S]
@@ -209,18 +238,16 @@ class Watchdog:
 
     def _write(self) -> None:
         self._beat += 1
-        beat = {"beat": self._beat, "state": self._state, "where": self._where(), "phase": self._phase}
+        beat = [self._beat, self._state, [self._batch, self._tick], self._phase]
         self._store.set(f"beat/{self.rank}", json.dumps(beat))
 
     def _read(self) -> None:
         there = [r for r, life in self._others.items() if life.beat >= 0 or self._store.check([f"beat/{r}"])]
         values = self._store.multi_get([f"beat/{r}" for r in there]) if there else []
-        for rank, value in zip(there, map(json.loads, values), strict=True):
-            life = self._others[rank]
-            if value["beat"] != life.beat:
-                phase = "" if value["phase"] in ("tick", "start") else f", {value['phase']}"
-                life.beat, life.state, life.where = value["beat"], value["state"], value["where"] + phase
-                life.seen = self._clock
+        for rank, value in zip(there, values, strict=True):
+            life, (beat, state, at, phase) = self._others[rank], json.loads(value)
+            if beat != life.beat:
+                life.beat, life.state, life.at, life.phase, life.seen = beat, state, tuple(at), phase, self._clock
 
     def _agree(self) -> None:
         """Take the first verdict that anyone has put into the store, or put one there."""
@@ -248,7 +275,7 @@ class Watchdog:
         while not self._stopped.is_set():
             time.sleep(_LOOK_S)
             now = time.monotonic()
-            self._clock += min(now - before, 2 * _LOOK_S)  # time in which this process did not run does not count
+            self._clock += min(now - before, BEAT_S)  # longer time in which this process did not run does not count
             before = now
             if self._verdict is None:
                 self._look()
@@ -282,10 +309,8 @@ class Watchdog:
         self._accuse(Verdict(rank, self._message(rank, did, why)))
 
     def _message(self, rank: int, did: str, why: str) -> str:
-        where = self._where() if rank == self.rank else self._others[rank].where
-        return " ".join(filter(None, [self.describe(rank), did, where, f"({why})" if why else ""])) + (
-            f"; {self.hint}" if self.hint else ""
-        )
+        reason, hint = f" ({why})" if why else "", f"; {self.hint}" if self.hint else ""
+        return f"{self.describe(rank)} {did} {self._where(rank)}{reason}{hint}"
 
     def _accuse(self, verdict: Verdict) -> None:
         self._accused_at, self._accused = self._clock, verdict
@@ -304,8 +329,7 @@ class Watchdog:
         callbacks = threading.Thread(target=self._call_on_exit, daemon=True)
         callbacks.start()
         callbacks.join(2.0)
-        living = {r for r, life in self._others.items() if self._answered - life.seen < SUSPECT_S} | {self.rank}
-        if not self._raised and self.rank == min(living - {self._verdict.culprit} or living):
+        if not self._raised and self.speaks():
             print(f"skip-sideways: error: {self._verdict.message}", file=sys.stderr, flush=True)
         os._exit(1)
 
