@@ -222,7 +222,8 @@ class Watchdog:
 
     def _talk(self) -> None:
         while True:
-            last = self._stopped.is_set()
+            # After the verdict there is one more beat, `failed`: then the keeper may leave, and the store with it.
+            last = self._stopped.is_set() or (self._verdict is not None and self.rank != _KEEPER)
             try:
                 self._write()
                 self._read()
