@@ -58,9 +58,14 @@ def _leaves(network: UnitNetwork, unit: int, messages: list[Tensor]) -> list[Ten
     return [m.detach().requires_grad_(carries(j, unit)) for j, m in zip(sources, messages, strict=True)]
 
 
-def _vjp(network: UnitNetwork, unit: int, leaves: list[Tensor], output: Tensor, grad_output: Tensor) -> _Vjp:
-    parameters = {name: p for name, p in network.unit_parameters(unit).items() if p.requires_grad}
-    inputs = {j: leaf for j, leaf in zip(network.wiring.sources_of(unit), leaves, strict=True) if leaf.requires_grad}
+def _vjp(
+    sources: tuple[int, ...],
+    parameters: Mapping[str, Tensor],
+    leaves: list[Tensor],
+    output: Tensor,
+    grad_output: Tensor | None,
+) -> _Vjp:
+    inputs = {j: leaf for j, leaf in zip(sources, leaves, strict=True) if leaf.requires_grad}
     wanted = [*parameters.values(), *inputs.values()]
     if not wanted:
         return _Vjp({}, {})
@@ -98,6 +103,14 @@ class Pipeline:
         placement = self.stage.placement
         self._ticks = {c: message_ticks(placement, c, rule, frames) for c in placement.channels}
         self._arrived: dict[int, Tensor] = {}
+        # Asked for at every tick, and not free: they walk modules and wirings.
+        units = self.stage.units
+        self._first_gradient = {unit: first_gradient_tick(network.wiring, unit) for unit in units}
+        self._trainable = {
+            unit: {name: p for name, p in network.unit_parameters(unit).items() if p.requires_grad} for unit in units
+        }
+        readers = {j: placement.readers(j, self.stage.index) for unit in units for j in network.wiring.sources_of(unit)}
+        self._highest_reader = {source: max(found) for source, found in readers.items()}
 
     def infer(self, frame_BCHW: Tensor | None) -> Tensor | None:
         """Take one frame, do one tick's forward of every unit, and return the output (B, K), None before tick D.
@@ -115,14 +128,14 @@ class Pipeline:
         return new.get(self.network.depth)
 
     def train(
-        self, frame_BCHW: Tensor | None, targets_B: Tensor | None, weight_B: Tensor, *, draining: bool = False
+        self, frame_BCHW: Tensor | None, targets_B: Tensor | None, weight_B: Tensor | None, *, draining: bool = False
     ) -> tuple[Tensor | None, Tensor | None, dict[str, Tensor]]:
         """Do one tick of every unit: the four steps above [P, methods.md sections 2 and 3; stash D].
 
         Args:
             frame_BCHW: the new frame; None while the pipeline is drained, and in stages without the video.
             targets_B: the target of the output's nominal frame; None where there is no output.
-            weight_B: 1 for clips that have not ended, else 0.
+            weight_B: 1 for clips that have not ended, else 0; None: no clip has.
             draining: no frame comes any more; units only pass gradients on.
 
         Returns:
@@ -185,35 +198,41 @@ class Pipeline:
             self._arrived[source] = message.clone() if self.rule.stash == "exact" else message
         return self._arrived[source]
 
-    def _tick_last(self, messages: list[Tensor], targets_B: Tensor, weight_B: Tensor) -> tuple[Tensor, Tensor, _Vjp]:
+    def _tick_last(
+        self, messages: list[Tensor], targets_B: Tensor, weight_B: Tensor | None
+    ) -> tuple[Tensor, Tensor, _Vjp]:
         """Forward, loss and product of the last unit."""
         unit = self.network.depth
         leaves = _leaves(self.network, unit, messages)
         output = self.network.unit(unit)(leaves)
-        total = (self.loss(output, targets_B) * weight_B).sum()
+        losses_B = self.loss(output, targets_B)
+        total = (losses_B if weight_B is None else losses_B * weight_B).sum()
         self._publish(unit, output.detach())
-        return total.detach(), output.detach(), _vjp(self.network, unit, leaves, total, torch.ones_like(total))
+        return total.detach(), output.detach(), self._vjp(unit, leaves, total, None)
+
+    def _vjp(self, unit: int, leaves: list[Tensor], output: Tensor, grad_output: Tensor | None) -> _Vjp:
+        return _vjp(self.network.wiring.sources_of(unit), self._trainable[unit], leaves, output, grad_output)
 
     def _tick_below(
-        self, unit: int, messages: list[Tensor] | None, weight_B: Tensor
+        self, unit: int, messages: list[Tensor] | None, weight_B: Tensor | None
     ) -> tuple[Tensor | None, _Vjp | None]:
         """Forward and product of a unit below the last one."""
         if self.rule.stash == "exact":
             return self._tick_stashed(unit, messages, weight_B)
         if messages is None:
             return None, None
-        if self.state.tick < first_gradient_tick(self.network.wiring, unit):
+        if self.state.tick < self._first_gradient[unit]:
             self._received(unit, weight_B)  # incomplete, not used
             return self._forward(unit, messages), None
         leaves = _leaves(self.network, unit, messages)
         output = self.network.unit(unit)(leaves)
         self._publish(unit, output.detach())
         grad_output = self._received(unit, weight_B)
-        vjp = None if grad_output is None else _vjp(self.network, unit, leaves, output, grad_output)
+        vjp = None if grad_output is None else self._vjp(unit, leaves, output, grad_output)
         return output.detach(), vjp
 
     def _tick_stashed(
-        self, unit: int, messages: list[Tensor] | None, weight_B: Tensor
+        self, unit: int, messages: list[Tensor] | None, weight_B: Tensor | None
     ) -> tuple[Tensor | None, _Vjp | None]:
         stash = self.state.inputs[unit]
         activation = None
@@ -225,7 +244,7 @@ class Pipeline:
         if past is None or grad_output is None:
             return activation, None
         leaves = _leaves(self.network, unit, past)
-        return activation, _vjp(self.network, unit, leaves, self.network.unit(unit)(leaves), grad_output)
+        return activation, self._vjp(unit, leaves, self.network.unit(unit)(leaves), grad_output)
 
     def _forward(self, unit: int, messages: list[Tensor]) -> Tensor:
         with torch.no_grad():
@@ -236,14 +255,14 @@ class Pipeline:
     def _publish(self, unit: int, activation: Tensor) -> None:
         self._send("activation", unit, self.state.tick + 1, activation)
 
-    def _received(self, unit: int, weight_B: Tensor) -> Tensor | None:
+    def _received(self, unit: int, weight_B: Tensor | None) -> Tensor | None:
         """Return the sum of the gradients for a unit's output that are for this tick, from here and other stages."""
         total = self.state.gradients[unit].pop(self.state.tick, None)
         for channel in self.stage.channels("gradient", unit):
             if self.state.tick in self._ticks[channel]:
                 message = self.stage.receive(channel, self.state.tick)
                 total = message if total is None else total + message
-        if total is None or self.rule.drains:
+        if total is None or weight_B is None or self.rule.drains:
             return total
         # An ended clip works no more: a pseudo-gradient would meet its padding.
         return total * weight_B.view(-1, *[1] * (total.dim() - 1))
@@ -260,7 +279,7 @@ class Pipeline:
         for source in self.network.wiring.sources_of(unit):
             if source in self.stage.units or source == INPUT:
                 continue
-            if unit == max(self.stage.placement.readers(source, self.stage.index)):
+            if unit == self._highest_reader[source]:
                 tick = self.state.tick + 1
                 message = self.state.gradients[source].pop(tick, None)
                 if message is not None:
@@ -292,12 +311,12 @@ def run_pipelined(
     frames, depth = video_BTCHW.shape[1], network.depth
     pipeline = Pipeline(network, rule, loss, state, stage=stage, frames=frames)
     start, has_video = pipeline.state.tick, pipeline.stage.has_video
-    dtype = video_BTCHW.dtype
+    dtype, shortest = video_BTCHW.dtype, int(lengths_B.min())
     summed: dict[str, Tensor] = {}
     losses, outputs = [], []
     for tick in range(start + 1, start + frames + drain_ticks(network.wiring, rule) + 1):
         frame = tick - start
-        weight_B = (lengths_B >= frame).to(dtype)
+        weight_B = None if frame <= shortest else (lengths_B >= frame).to(dtype)
         about = nominal_frame(depth, tick)
         targets_B = targets_at(targets, max(about - start, 1)) if about >= 1 else None
         # A copy: a view in a graph or in the state would keep the whole clip alive.
@@ -309,10 +328,9 @@ def run_pipelined(
             losses.append(total)
             outputs.append(output)
         if on_tick is None:
-            for name, gradient in gradients.items():
-                summed[name] = summed[name] + gradient if name in summed else gradient
+            _add(summed, gradients)
         elif gradients:
-            on_tick(mean_over_alive(gradients, int(weight_B.sum())))
+            on_tick(mean_over_alive(gradients, len(lengths_B) if weight_B is None else int(weight_B.sum())))
     pipeline.end_clip()
     valid_BN = valid_outputs(rule, depth, frames, lengths_B, start=start)
     empty = torch.zeros(len(lengths_B), 0, 0, dtype=dtype, device=lengths_B.device)
@@ -323,7 +341,19 @@ def run_pipelined(
 
 def mean_over_alive(gradients: Mapping[str, Tensor], alive: int) -> dict[str, Tensor]:
     """Return a tick's summed gradients divided by the number of clips that have not ended; nothing where all have."""
-    return {name: gradient / alive for name, gradient in gradients.items()} if alive else {}
+    if not alive or not gradients:
+        return {}
+    return dict(zip(gradients, torch._foreach_div(list(gradients.values()), alive), strict=True))
+
+
+def _add(summed: dict[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
+    """Add a tick's gradients to a clip's, in place: all of a unit's in one call."""
+    known = [name for name in gradients if name in summed]
+    if known:
+        torch._foreach_add_([summed[name] for name in known], [gradients[name] for name in known])
+    if len(known) < len(gradients):
+        # A copy: a gradient may share its memory with the message that it was made from.
+        summed.update({name: gradient.clone() for name, gradient in gradients.items() if name not in summed})
 
 
 def infer_pipelined(network: UnitNetwork, video_BTCHW: Tensor, rule: Rule, stage: Stage | None = None) -> Tensor | None:
