@@ -14,7 +14,7 @@ from lightning_modules.execution.cuda_tick import CudaGraphTick, check_cuda_grap
 from lightning_modules.execution.pipelined import run_pipelined
 from lightning_modules.execution.placement import cut
 from lightning_modules.execution.slot_tick import SlotTick
-from lightning_modules.execution.stage import Stage, message_shapes
+from lightning_modules.execution.stage import Stage
 from lightning_modules.networks import WIRINGS, UnitNetwork
 from lightning_modules.rules import make_rule
 from tests.lightning_modules.execution.reference import moving_video, relative_error, tiny_network
@@ -104,7 +104,6 @@ def test_graphs_of_a_few_shapes_are_kept_and_none_of_a_dead_network() -> None:
     both(network, moving_video(1, 4, size=8))
     assert Eager.made == 6
     gone = weakref.ref(network)
-    message_shapes.cache_clear()
     del network
     gc.collect()
     assert gone() is None
