@@ -17,7 +17,7 @@ def run_experiment(
     `config`: as a `fit` YAML holds it: seed_everything, trainer, model, data, checkpoint; a class by its path or short
     name. `tags`: run layout tags to set (`row`, `comparison`). `quiet`: no progress bar, no tables.
     Returns {"run_id": MLflow's id, None without a logger, "metrics": every metric's last value by name}.
-    ValueError: the configuration makes no sense.
+    ValueError: the configuration makes no sense, or asks for several processes.
     """
     from app.noise import without_noise
     from app.trainer_cli import SkipSidewaysCLI
@@ -30,6 +30,11 @@ def run_experiment(
             run=False,
             args=_prepared(config, quiet),
         )
+        if getattr(cli.trainer.strategy, "makes_a_team", False):
+            raise ValueError(
+                "trainer.strategy depth_parallel starts its processes by running the command again, which only "
+                "`skip-sideways fit` is made for; here every run is one process: leave trainer.strategy out"
+            )
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
         metrics = dict(cli.trainer.callback_metrics)  # the test starts them anew
         cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=not quiet)

@@ -27,6 +27,7 @@ from torch.optim import Optimizer
 
 from lightning_modules.execution.placement import Placement, cut
 from lightning_modules.execution.stage import Stage, StageError
+from lightning_modules.execution.team import Team
 from lightning_modules.networks import UnitNetwork
 from lightning_modules.strategies.balance import balanced, given_sizes, report, unit_times
 from lightning_modules.strategies.launcher import StageLauncher
@@ -345,9 +346,11 @@ class DepthParallelStrategy(DDPStrategy):
         """Leave the other stages in order."""
         if self._team is not None and self._team.stage is not None and self._team.stage.exchange is not None:
             self._team.stage.exchange.close()  # type: ignore[attr-defined]
-        if self._watchdog is not None:
-            self._watchdog.stop()
         super().teardown()
+        if self.lightning_module is not None and self._team is not None:
+            self._module().team = Team()  # from now on the module works alone, with all units
+        if self._watchdog is not None:
+            self._watchdog.stop()  # last: until then a process that hangs after a failure is ended
 
 
 def _described(placement: Placement, mesh: Mesh, rank: int) -> str:

@@ -79,3 +79,9 @@ def test_spawned_processes_share_a_store(tmp_cwd, mlflow_store):
         ids = list(pool.map(_in_a_process, [0, 1, 2]))
     assert {run.info.run_id for run in runs(mlflow_store)} == set(ids)
     assert {run.info.status for run in runs(mlflow_store)} == {"FINISHED"}
+
+
+def test_several_processes_are_refused(tmp_cwd, mlflow_store):
+    staged = config(accelerator="cpu", devices=2, strategy="depth_parallel", logger=False)
+    with pytest.raises(ValueError, match="here every run is one process: leave trainer.strategy out"):
+        run_experiment(staged, quiet=True)
