@@ -2,6 +2,9 @@
 
 Rates are compared inside a round, medians over rounds. A clip's first frames fill the pipeline and carry no gradient,
 so that Sideways does fewer passes than exact methods: each rate also stands *per pass*, times the share that it does.
+
+Two processes need not be twice as fast as one, even where neither waits for the other: caches and memory are shared.
+So rates and CPU times also stand beside the *ceiling*, that of as many one-process copies of the same training at once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,6 +40,7 @@ class Verdict:
         bound: the ratio asked for.
         at_least: whether the ratio must be at least the bound; else at most.
         note: the same for each pass, where that is another number.
+        of_ceiling: the row's figure over that of copies without messages, where they were measured.
     """
 
     goal: int
@@ -47,6 +51,7 @@ class Verdict:
     bound: float
     at_least: bool
     note: str = ""
+    of_ceiling: float | None = None
 
     @property
     def met(self) -> bool:
@@ -57,19 +62,24 @@ class Verdict:
     def cells(self) -> list[str]:
         """Return the verdict as a table's cells, under `HEADER`."""
         sign, word = (">=" if self.at_least else "<="), ("met" if self.met else "missed")
-        figures = [f"{self.figure:.3g}", f"{sign} {self.bound:g}", word, self.note]
+        ceiling = "" if self.of_ceiling is None else f"{self.of_ceiling:.3g}"
+        figures = [f"{self.figure:.3g}", f"{sign} {self.bound:g}", word, self.note, ceiling]
         return [f"{self.goal} {self.what}", self.row, self.base, *figures]
 
 
-HEADER = ("goal", "row", "over", "x", "asked", "", "x per pass")
+HEADER = ("goal", "row", "over", "x", "asked", "", "x per pass", "of the ceiling")
 
 
 def summary(found: Sequence[Verdict]) -> list[str]:
-    """Return one line for each goal: met where every comparison is, else how many are."""
+    """Return one line for each goal: met where every comparison is, else how many are; and how near to the ceiling."""
     lines = []
     for goal in sorted({verdict.goal for verdict in found}):
-        met = [verdict.met for verdict in found if verdict.goal == goal]
-        lines.append(f"goal {goal}: {'met' if all(met) else 'missed'}, {sum(met)} of {len(met)} comparisons")
+        own = [verdict for verdict in found if verdict.goal == goal]
+        met = [verdict.met for verdict in own]
+        line = f"goal {goal}: {'met' if all(met) else 'missed'}, {sum(met)} of {len(met)} comparisons"
+        ratios = [verdict.of_ceiling for verdict in own if verdict.of_ceiling is not None]
+        near = f"; {own[0].what} {min(ratios):.2f} to {max(ratios):.2f} of the ceiling's" if ratios else ""
+        lines.append(line + near)
     return lines
 
 
@@ -79,8 +89,17 @@ def rows_with(rows: Rows, **fields: object) -> list[Row]:
 
 
 def rate_ratio(row: Row, base: Row) -> float:
-    """Return how many times the rate of another row this one has: both trained the same frames in each round."""
-    return median_ratio(base["wall_ms"], row["wall_ms"])
+    """Return how many times the rate of another row this one has: each copy trained the same frames in each round."""
+    return median_ratio(base["wall_ms"], row["wall_ms"]) * _copies(row) / _copies(base)
+
+
+def cpu_ratio(row: Row, base: Row) -> float:
+    """Return how many times the CPU time per frame of another row this one needs."""
+    return median_ratio(row["cpu_ms"], base["cpu_ms"]) * _copies(base) / _copies(row)
+
+
+def _copies(row: Row) -> int:
+    return row.get("copies", 1)  # tables from before there were copies
 
 
 def _timed(rows: Rows) -> list[Row]:
@@ -95,13 +114,18 @@ def _sideways(rows: Rows, frames: int, update: str) -> list[Row]:
     return found[:1]
 
 
+def _ceiling(rows: Rows, own: Row) -> list[Row]:
+    """Return the row of copies that train as Sideways' row in stages does, without messages."""
+    return rows_with(rows, rule="sideways", placement="copies", frames=own["frames"], update=own["update"])[:1]
+
+
 def _per_pass(row: Row, ratio: float) -> str:
     return f"{ratio * row['passes']:.3g}"
 
 
-def _against(goal: int, own: Row, base: Row, bound: float) -> Verdict:
+def _against(goal: int, own: Row, base: Row, bound: float, of_ceiling: float | None = None) -> Verdict:
     ratio = rate_ratio(own, base)
-    return Verdict(goal, "rate", own["row"], base["row"], ratio, bound, True, _per_pass(own, ratio))
+    return Verdict(goal, "rate", own["row"], base["row"], ratio, bound, True, _per_pass(own, ratio), of_ceiling)
 
 
 def goal_1(rows: Rows, frames: int) -> list[Verdict]:
@@ -115,12 +139,17 @@ def goal_1(rows: Rows, frames: int) -> list[Verdict]:
     for update, m in (("clip", frames), ("frame", 1)):
         for own in _sideways(rows, frames, update):
             bases = rows_with(rows, rule="backprop", executor="vectorised", frames=frames, update=update)
-            one_process = [r for how in ("whole", "accumulated") for r in rows_with(rows, executor=how, frames=m)]
-            found += [_against(1, own, base, RATE_OVER_ONE_THREAD) for base in bases]
-            for base in one_process:
+            of_ceiling = next((rate_ratio(own, copies) for copies in _ceiling(rows, own)), None)
+            for base in [*bases, *_plain(rows, m)]:
                 bound = RATE_OVER_ONE_THREAD if base["threads"] == 1 else RATE_OVER_TWO_THREADS
-                found.append(_against(1, own, base, bound))
+                found.append(_against(1, own, base, bound, of_ceiling))
     return found
+
+
+def _plain(rows: Rows, m: int) -> list[Row]:
+    """Return one-process backprop with an update for each m frames."""
+    alone = rows_with(rows, placement="one process", frames=m)
+    return [row for how in ("whole", "accumulated") for row in rows_with(alone, executor=how)]
 
 
 def goal_2(rows: Rows, frames: int) -> list[Verdict]:
@@ -148,10 +177,11 @@ def goal_3(rows: Rows, frames: int, message_kib: float) -> list[Verdict]:
     bound = CPU_SMALL_MESSAGES if message_kib <= SMALL_MESSAGE_KIB else CPU_LARGE_MESSAGES
     for update, m in (("clip", frames), ("frame", 1)):
         for own in _sideways(rows, frames, update):
-            for base in [r for r in rows_with(rows, frames=m, threads=1) if r["executor"] in ("whole", "accumulated")]:
-                ratio = median_ratio(own["cpu_ms"], base["cpu_ms"])
+            of_ceiling = next((cpu_ratio(own, copies) for copies in _ceiling(rows, own)), None)
+            for base in rows_with(_plain(rows, m), threads=1):
+                ratio = cpu_ratio(own, base)
                 note = f"{ratio / own['passes']:.3g}"
-                found.append(Verdict(3, "CPU", own["row"], base["row"], ratio, bound, False, note))
+                found.append(Verdict(3, "CPU", own["row"], base["row"], ratio, bound, False, note, of_ceiling))
     return found
 
 
@@ -179,6 +209,17 @@ def goal_4(rows: Rows, lengths: Sequence[int], depth: int) -> list[Verdict]:
 def _memory(row: Row, base: Row, bound: float) -> Verdict:
     ratio = worst_saved(row) / worst_saved(base)
     return Verdict(4, "saved bytes", row["row"], base["row"], ratio, bound, False)
+
+
+def ceiling(rows: Rows) -> list[str]:
+    """Return a line on what the machine gives to copies of one-process backprop, over a single one; none without."""
+    plain = rows_with(_timed(rows), executor="accumulated", threads=1)
+    return [
+        f"the machine's ceiling: {copies['copies']} copies of [{alone['row']}] that send nothing have "
+        f"{rate_ratio(copies, alone):.2f} times the rate of one, at {cpu_ratio(copies, alone):.2f} times its CPU time"
+        for copies in rows_with(plain, placement="copies")
+        for alone in rows_with(plain, placement="one process", frames=copies["frames"])
+    ]
 
 
 def own_loss(scheduled: Mapping[int, int], seen: Mapping[int, int]) -> str:

@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from app.bench_goals import HEADER, own_loss, rate_ratio, rows_with, summary, verdicts
+from app.bench_goals import HEADER, ceiling, cpu_ratio, own_loss, rate_ratio, rows_with, summary, verdicts
 from app.comparison.formats import MISSING, markdown_table, plain_table
-from lightning_modules.metrics.interleaved import median_ratio
 
 Run = Mapping[str, Any]
 Table = tuple[tuple[str, ...], list[list[str]]]
@@ -16,13 +15,14 @@ LEGEND = (
     "share of an exact method's unit passes that is done; a clip's first frames fill the pipeline. Tick: from a tick's "
     "start to the next one's, on the slowest stage. Saved: most bytes that autograd held at one time, by process, "
     "parameters left out. Peak: of the process's resident set, with PyTorch itself. Whole: an update's frames at once; "
-    "accumulated: one after another."
+    "accumulated: one after another. Copies: every process trains the whole network on all frames, and sends nothing; "
+    "rates are summed over them, CPU time is over all their frames."
 )
 
 
 def base_of(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """Return the row that ratios are to: one-process backprop, one thread, frame by frame, one update a clip."""
-    return rows_with(rows, executor=BASE_EXECUTOR, threads=1)[0]
+    return rows_with(rows, executor=BASE_EXECUTOR, placement="one process", threads=1)[0]
 
 
 def times_table(run: Run) -> Table:
@@ -36,7 +36,7 @@ def times_table(run: Run) -> Table:
             f"{row['frames_per_second']:.0f}",
             f"{rate_ratio(row, base):.2f}",
             f"{row['cpu_ms_per_frame']:.3f}",
-            f"{median_ratio(row['cpu_ms'], base['cpu_ms']):.2f}",
+            f"{cpu_ratio(row, base):.2f}",
             f"{row['updates_per_round'] / run['round_frames']:.3g}",
             f"{row['passes']:.2f}",
             *(MISSING if row[key] is None else f"{row[key]:.2f}" for key in ("tick_p50_ms", "tick_p95_ms")),
@@ -70,7 +70,7 @@ def goals(run: Run) -> tuple[list[str], Table]:
     settings = run["settings"]
     found = verdicts(run["rows"], settings["frames"], settings["depth"], run["message_kib"])
     ticks = [{int(unit): tick for unit, tick in run[key].items()} for key in ("own_loss_scheduled", "own_loss_seen")]
-    return [*summary(found), own_loss(*ticks)], (HEADER, [verdict.cells for verdict in found])
+    return [*summary(found), own_loss(*ticks), *ceiling(run["rows"])], (HEADER, [verdict.cells for verdict in found])
 
 
 def terminal(run: Run) -> str:
@@ -96,7 +96,8 @@ def markdown(run: Run) -> str:
         markdown_table(*memory_table(run)).strip(),
         "The tick at which the loss of frame 1 reaches each unit:",
         markdown_table(*ticks_table(run)).strip(),
-        "The goals. Per pass: as if Sideways had done every unit pass of the exact method.",
+        "The goals. Per pass: as if Sideways had done every unit pass of the exact method. Of the ceiling: Sideways in "
+        "stages over copies of the same training without messages, in rate and in CPU time per frame.",
         "\n".join(f"- {line}" for line in lines),
         markdown_table(*comparisons).strip(),
     ]

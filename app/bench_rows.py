@@ -18,12 +18,14 @@ def rows_of(found: "SettingResults") -> list[dict[str, Any]]:
 
 def _row(found: "SettingResults", result: "Result") -> dict[str, Any]:
     setting, contestant = found.setting, result.contestant
-    frames = setting.round_frames * setting.batch
+    copies = setting.stages if contestant.placement == "copies" else 1
+    frames = setting.round_frames * setting.batch * copies
     wall, cpu = result.times.wall_ms, result.times.cpu_ms
     saved = [m.saved_mib for m in result.memory]
     return {
         "row": contestant.name,
         **{name: getattr(contestant, name) for name in CONTESTANT},
+        "copies": copies,
         "updates_per_round": setting.round_frames
         if contestant.update == "frame"
         else setting.round_frames // contestant.frames,

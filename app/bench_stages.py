@@ -2,7 +2,8 @@
 
 Sideways in stages, one process each, beside naive model-parallel and one-process backprop and, with --peers, the
 exact pipelines of torch.distributed.pipelining and torchgpipe: the same units, frames, batch and optimizer, in
-interleaved rounds. The network has units of equal cost. The machine should have a free core for each stage.
+interleaved rounds. Copies of one process that send nothing show what the machine has to give. The network has units
+of equal cost. The machine should have a free core for each stage.
 """
 
 import argparse
@@ -85,10 +86,11 @@ def setting_of(options: argparse.Namespace) -> "Setting":
 
 def contestants_of(options: argparse.Namespace, setting: "Setting") -> tuple[list["Contestant"], list[str]]:
     """Return who takes part, and a line for each peer that cannot."""
-    from lightning_modules.metrics.stage_cost import our_contestants
+    from lightning_modules.metrics.stage_cost import copies_of, our_contestants
     from lightning_modules.metrics.stage_peers import cannot_run, peer_contestants
 
     found, absent = our_contestants(options.frames, options.transport), dict[str, list[str]]()
+    found += copies_of(found)
     for peer in peer_contestants(options.micro) if options.peers else []:
         if why := cannot_run(setting, peer):
             absent.setdefault(f"{peer.executor}: {why}", []).append(f"m={peer.frames}")

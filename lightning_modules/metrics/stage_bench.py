@@ -178,6 +178,7 @@ def _part(
     if contestant.placement == "one process" and rank > 0:
         return idle()
     if contestant.executor in OURS:
+        rank = rank if contestant.placement == "stages" else 0
         exchange = None if contestant.transport is None else exchanges[contestant.transport]
         return our_part(setting, contestant, network, frames, rank, exchange)
     if contestant.executor in PLAIN:

@@ -5,12 +5,14 @@ frames of B clips make a round:
 
     clips of T = 4     | 1 2 3 4 | 5 6 7 8 |      `update: clip`: 2 updates a round; `update: frame`: one at every tick
     m = 2              | 1 2 | 3 4 | 5 6 | 7 8 |  an exact schedule: 4 updates, each of two micro-batches of one frame
+
+Copies show what the machine has to give: every process trains the whole network on all frames, and sends nothing.
 """
 
 import copy
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -30,7 +32,7 @@ from lightning_modules.rules.rule import Update
 
 CLASSES = 10
 RATE = 1e-6  # moves nothing far: a step's cost does not depend on where it leads
-Placement = Literal["one process", "stages"]
+Placement = Literal["one process", "stages", "copies"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Setting:
     """The network, the frames, and how many devices.
 
     Args:
-        stages: processes of the contestants in stages, P; each has D / P units.
+        stages: processes, P; of the contestants in stages each has D / P units.
         depth: units, D.
         blocks: convolutions in each unit.
         channels: of every message.
@@ -115,7 +117,8 @@ class Contestant:
         words = [self.rule, *(["stash exact"] if self.stash == "exact" else []), self.executor]
         words += [f"T={self.frames} update {self.update}" if self.executor in OURS else f"m={self.frames}"]
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
-        where = threads if self.placement == "one process" else self.transport or "gloo"
+        places = {"one process": threads, "copies": "copies, no messages", "stages": self.transport or "gloo"}
+        where = places[self.placement]
         return f"{' '.join(words)}, {where.replace('_', ' ')}"
 
 
@@ -279,3 +282,14 @@ def our_contestants(
         found.append(Contestant("sideways", "vectorised", "one process", length, timed=False))
         found += [Contestant("sideways", "pipelined", "stages", length, update, best) for update in ("clip", "frame")]
     return found
+
+
+def copies_of(contestants: Sequence[Contestant]) -> list[Contestant]:
+    """Return the copies that show the machine's ceiling: of one-process backprop, and of Sideways in stages.
+
+    Args:
+        contestants: who takes part; all rows of Sideways with the same clips and updates have the same copies.
+    """
+    plain = [c for c in contestants if (c.executor, c.threads) == ("accumulated", 1)]
+    ours = [c for c in contestants if (c.rule, c.placement, c.stash) == ("sideways", "stages", "none")]
+    return list(dict.fromkeys(replace(c, placement="copies", transport=None) for c in [*plain, *ours]))

@@ -2,7 +2,19 @@
 
 import pytest
 
-from app.bench_goals import Verdict, goal_1, goal_2, goal_3, goal_4, own_loss, rate_ratio, summary, verdicts
+from app.bench_goals import (
+    Verdict,
+    ceiling,
+    cpu_ratio,
+    goal_1,
+    goal_2,
+    goal_3,
+    goal_4,
+    own_loss,
+    rate_ratio,
+    summary,
+    verdicts,
+)
 
 
 def row(name, rule, executor, wall, *, frames=16, update="clip", cpu=None, threads=1, saved=(1.0,), **more):
@@ -27,6 +39,11 @@ def row(name, rule, executor, wall, *, frames=16, update="clip", cpu=None, threa
 
 def sideways(wall=100.0, *, frames=16, update="clip", **more):
     return row(f"sideways T={frames} {update}", "sideways", "pipelined", wall, frames=frames, update=update, **more)
+
+
+def copies(name, *arguments, **more):
+    """A row of two copies without messages."""
+    return row(name, *arguments, **more) | {"placement": "copies", "copies": 2}
 
 
 def only(found):
@@ -140,6 +157,44 @@ def test_one_miss_is_a_goal_missed():
         "goal 4: met, 1 of 1 comparisons",
     ]
     assert miss.cells[3:6] == ["1", ">= 1.8", "missed"]
+
+
+def test_copies_train_their_frames_each():
+    alone = row("alone", "backprop", "accumulated", 100.0, cpu=100.0)
+    pair = copies("pair", "backprop", "accumulated", 125.0, cpu=240.0)
+    assert (rate_ratio(pair, alone), rate_ratio(alone, pair)) == (1.6, 0.625)
+    assert (cpu_ratio(pair, alone), cpu_ratio(alone, pair)) == (1.2, pytest.approx(1 / 1.2))
+    assert ceiling([alone, pair]) == [
+        "the machine's ceiling: 2 copies of [alone] that send nothing have 1.60 times the rate of one, "
+        "at 1.20 times its CPU time"
+    ]
+    assert not ceiling([alone])
+
+
+def test_the_ceiling_stands_beside_the_verdicts_and_changes_none():
+    own, alone = sideways(cpu=150.0), row("alone", "backprop", "accumulated", 150.0, cpu=125.0)
+    pair = copies("pair", "sideways", "pipelined", 180.0, cpu=240.0)
+    other = copies("other clips", "sideways", "pipelined", 1.0, frames=64)
+    other_update = copies("other updates", "sideways", "pipelined", 1.0, update="frame")
+    plain = copies("plain", "backprop", "accumulated", 1.0)
+    rows = [other_update, other, plain, own, alone, pair]
+    rate, cpu = only(goal_1(rows, 16)), only(goal_3(rows, 16, 64))
+    assert (rate.base, rate.figure, rate.met) == ("alone", 1.5, False)
+    assert (cpu.base, cpu.figure, cpu.met) == ("alone", 1.2, False)
+    assert (rate.of_ceiling, cpu.of_ceiling) == (0.9, 1.25)
+    assert [verdict.cells[-1] for verdict in (rate, cpu)] == ["0.9", "1.25"]
+    assert summary([rate, cpu]) == [
+        "goal 1: missed, 0 of 1 comparisons; rate 0.90 to 0.90 of the ceiling's",
+        "goal 3: missed, 0 of 1 comparisons; CPU 1.25 to 1.25 of the ceiling's",
+    ]
+    assert [v.cells[:-1] for v in verdicts(rows, [16], 2, 64)] == [
+        v.cells[:-1] for v in verdicts([own, alone], [16], 2, 64)
+    ]
+
+
+def test_copies_are_no_rivals_of_goals_2_and_4():
+    rows = [sideways(), copies("pair", "backprop", "accumulated", 1.0), copies("ours", "sideways", "pipelined", 1.0)]
+    assert not [*goal_2(rows, 16), *goal_4(rows, [16], 4)]
 
 
 def test_own_loss_line():
