@@ -32,6 +32,8 @@ class PredictionTable(Callback):
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the head of the table, so that a path that can't be written fails before the work."""
+        if not trainer.is_global_zero:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         head = [f"{name}_{i}" for i in range(1, self.top_k + 1) for name in ("class", "probability")]
         self._write([["clip_id", "label", *head]], "w")
@@ -46,6 +48,8 @@ class PredictionTable(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Append a batch's rows. `outputs`: clip_id, label (B,) with -1 for unknown, scores (B, K)."""
+        if not trainer.is_global_zero:
+            return  # another stage, with the same scores
         clips = zip(outputs["clip_id"], outputs["label"].tolist(), outputs["scores"], strict=True)
         rows = [[clip, self._name(label), *self._best(scores_K)] for clip, label, scores_K in clips]
         self._write(rows, "a")
@@ -53,7 +57,8 @@ class PredictionTable(Callback):
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say where the table is."""
-        print(f"{self.rows} predictions written to {self.path}")
+        if trainer.is_global_zero:
+            print(f"{self.rows} predictions written to {self.path}")
 
     def _name(self, label: int) -> str:
         return self.class_names[label] if label >= 0 else ""

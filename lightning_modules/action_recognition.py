@@ -212,9 +212,10 @@ class ActionRecognition(LightningModule):
         """Find the batch's gradients under the rule and change the weights; one counted step per update."""
         train = self._train_frames if self.rule.update == "frame" else self._train_clip
         result = train(batch, batch_idx)
-        self.frames_seen += int(batch["length"].sum()) * self.team.replicas
+        self.frames_seen += self.team.frames_of_all_clips(int(batch["length"].sum()))
+        self.log("frames_seen", float(self.frames_seen))
         if self.team.stages == 1 or self._figures_are_due():
-            self.log_dict({**self._training_figures(result, batch), "frames_seen": float(self.frames_seen)})
+            self.log_dict(self._training_figures(result, batch))
 
     def _training_figures(self, result: ClipGradients, batch: Batch) -> dict[str, Tensor]:
         """Return loss and accuracy of the batch, which only the stage with the outputs knows by itself."""
@@ -230,7 +231,8 @@ class ActionRecognition(LightningModule):
 
     def _figures_are_due(self) -> bool:
         """Whether Lightning stores this batch's figures: to fetch them from another stage at every batch costs time."""
-        return self.trainer._logger_connector.should_update_logs or self.trainer.is_last_batch
+        is_last = self.trainer.is_last_batch or 0 <= self.trainer.max_steps <= self.trainer.global_step
+        return is_last or self.trainer._logger_connector.should_update_logs
 
     def _gradients(self, batch: Batch, **options: Any) -> ClipGradients:
         options = {"rule": self.rule, "executor": self.executor, "stage": self.team.stage, **options}

@@ -43,6 +43,10 @@ class Team:
         """Return the mean over all processes that found gradients for the same units on other clips."""
         return dict(gradients)
 
+    def frames_of_all_clips(self, frames: int) -> int:
+        """Return the sum of the frames that all processes worked on, each on other clips."""
+        return frames
+
     def from_output(self, value: T | None) -> T:
         """Return, in every stage, what the stage with the outputs gives; the others give None."""
         assert value is not None

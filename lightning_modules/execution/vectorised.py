@@ -177,9 +177,9 @@ def _stage_gradients(
     roots = [root for root in roots if root[0].requires_grad]
     parameters = {n: p for unit in stage.units for n, p in network.unit_parameters(unit).items() if p.requires_grad}
     wanted = [*parameters.values(), *(outputs[channel.unit] for channel in back)]
-    if not roots or not wanted:
-        return {}
-    found = torch.autograd.grad([r for r, _ in roots], wanted, [g for _, g in roots], allow_unused=True)
+    found: tuple[Tensor | None, ...] = (None,) * len(wanted)
+    if roots and wanted:
+        found = torch.autograd.grad([r for r, _ in roots], wanted, [g for _, g in roots], allow_unused=True)
     for channel, gradient in zip(back, found[len(parameters) :], strict=True):
         stage.send(channel, 0, torch.zeros_like(outputs[channel.unit]) if gradient is None else gradient)
     return {name: g for name, g in zip(parameters, found, strict=False) if g is not None}

@@ -12,6 +12,7 @@ are averaged. Rules that cannot be pipelined (exact backprop) run as naive model
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -19,9 +20,11 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
-from lightning.fabric.utilities.optimizer import _optimizers_to_device
+from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
+from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -33,8 +36,8 @@ from lightning_modules.strategies.balance import balanced, given_sizes, report, 
 from lightning_modules.strategies.launcher import StageLauncher
 from lightning_modules.strategies.letters import Letters, for_tensors
 from lightning_modules.strategies.mesh import Mesh
-from lightning_modules.strategies.mixed import make_exchange
-from lightning_modules.strategies.stage_batches import StageBatches
+from lightning_modules.strategies.mixed import TRANSPORTS, Transport, make_exchange
+from lightning_modules.strategies.stage_batches import StageBatches, StatefulStageBatches
 from lightning_modules.strategies.stage_team import StageTeam
 from lightning_modules.strategies.watchdog import Watchdog
 
@@ -53,8 +56,13 @@ class DepthParallelStrategy(DDPStrategy):
         stages: stages of a replica; all devices by default. `devices` must be a multiple.
         balance: units of each stage: `auto` (by measured time), or numbers, the lowest stage's first.
         transport: of messages between stages: `auto`, `shared_memory` or `process_group`.
-        stall_s: longest time in seconds that one tick of one stage may take before the run is ended.
-        options: of Lightning's DDPStrategy, such as accelerator, parallel_devices, cluster_environment.
+        stall_s: longest time in seconds that one tick of one stage may take before the run is ended; ten times that for
+            the first.
+        accelerator: this and what follows is set by Lightning.
+        parallel_devices: see accelerator.
+        cluster_environment: see accelerator.
+        checkpoint_io: see accelerator.
+        precision_plugin: see accelerator.
 
     Raises:
         ValueError: one device, or a network, model or setting that cannot be cut into stages.
@@ -67,11 +75,15 @@ class DepthParallelStrategy(DDPStrategy):
         self,
         stages: int | None = None,
         balance: str | list[int] = "auto",
-        transport: str = "auto",
-        stall_s: float = 8.0,
-        **options: Any,
+        transport: Transport = "auto",
+        stall_s: float = 5.0,
+        accelerator: "pl.accelerators.Accelerator | None" = None,
+        parallel_devices: list[torch.device] | None = None,
+        cluster_environment: ClusterEnvironment | None = None,
+        checkpoint_io: CheckpointIO | None = None,
+        precision_plugin: Precision | None = None,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(accelerator, parallel_devices, cluster_environment, checkpoint_io, precision_plugin)
         self._stages, self.balance, self.transport, self.stall_s = stages, balance, transport, stall_s
         self._sizes: list[int] | None = None  # of a checkpoint's stages
         self._team: StageTeam | None = None
@@ -81,7 +93,7 @@ class DepthParallelStrategy(DDPStrategy):
     @property
     def stages(self) -> int:
         """Number of stages of a replica."""
-        return self._stages or self.world_size
+        return self.world_size if self._stages is None else self._stages
 
     @property
     def mesh(self) -> Mesh:
@@ -112,10 +124,8 @@ class DepthParallelStrategy(DDPStrategy):
         self._module().team = self._team
         self.model_to_device()
         if trainer.state.fn == TrainerFn.FITTING:
-            self.setup_optimizers(trainer)
+            self.setup_optimizers(trainer)  # of parameters that are on their devices: their states will be too
         self.setup_precision_plugin()
-        if trainer.state.fn == TrainerFn.FITTING:
-            _optimizers_to_device(self.optimizers, self.root_device)
 
     def _module(self) -> Any:
         assert self.lightning_module is not None
@@ -146,6 +156,12 @@ class DepthParallelStrategy(DDPStrategy):
                 f"--trainer.devices {network.depth} or fewer, or --model.depth {self.stages} where the network has it"
             )
         given_sizes(self.balance, self.stages, network.depth)
+        if self.transport not in TRANSPORTS:
+            raise ValueError(f"transport {self.transport!r}; expected one of {', '.join(TRANSPORTS)}")
+        if self.stages > 1 and module.hparams.get("executor") == "cuda_graph":
+            raise ValueError(
+                "executor 'cuda_graph' is for one process on one GPU; with several stages use executor 'pipelined'"
+            )
         if self.stages > 1 and module.hparams.get("log_gradients_every"):
             raise ValueError(
                 "log_gradients_every compares with exact backprop over the whole network, which no stage has; "
@@ -179,7 +195,7 @@ class DepthParallelStrategy(DDPStrategy):
         )
         for logger in trainer.loggers:
             watchdog.on_exit(partial(logger.finalize, "failed"))
-        letters = Letters(store, str(mesh.rank), watchdog.check)
+        letters = Letters(store, str(mesh.rank), watchdog.check, watchdog.collective)
         exchange = make_exchange(
             self.transport,
             stage_ranks=mesh.team,
@@ -192,26 +208,31 @@ class DepthParallelStrategy(DDPStrategy):
         )
         watchdog.on_failure(exchange.interrupt)
         stage = Stage(placement, mesh.stage, exchange, watchdog.on_tick, watchdog.on_clip_end)
-        return StageTeam(mesh, stage, network, letters, self._twins(mesh))
+        return StageTeam(mesh, stage, network, letters, self._twins(mesh), watchdog.collective)
 
     def _stage_sizes(self, trainer: "pl.Trainer", network: UnitNetwork) -> list[int]:
         """Return the given cut, the checkpoint's, or the best by the units' times; the same in every process."""
         sizes = given_sizes(self.balance, self.stages, network.depth)
         if sizes is None and self._sizes is not None and len(self._sizes) == self.stages:
             sizes = self._sizes
-        if sizes is None:
-            sizes = self.broadcast(self._measured_sizes(trainer, network) if self.is_global_zero else [])
-        return sizes
+        if self.stages > 1 and trainer.state.fn == TrainerFn.FITTING:
+            sizes = self.broadcast(self._timed_sizes(trainer, network, sizes) if self.is_global_zero else None)
+        return sizes or balanced([1.0] * network.depth, self.stages)
 
-    def _measured_sizes(self, trainer: "pl.Trainer", network: UnitNetwork) -> list[int]:
-        data, rule = trainer.datamodule, self._module().rule  # type: ignore[attr-defined]
+    def _timed_sizes(self, trainer: "pl.Trainer", network: UnitNetwork, sizes: list[int] | None) -> list[int] | None:
+        """Time the units, print what each stage takes, and return the sizes: the best ones where none are given."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
         shape = [getattr(data, name, None) for name in ("channels", "size", "batch_size")]
-        if self.stages == 1 or None in shape:
-            return balanced([1.0] * network.depth, self.stages)
+        if None in shape:
+            rank_zero_warn(
+                f"the units could not be timed, since {type(data).__name__} does not say its channels, size and "
+                "batch_size; without a given balance they are cut evenly by number"
+            )
+            return sizes
         channels, size, clips = (int(n) for n in shape if n is not None)
         network.to(self.root_device)
-        times = unit_times(network, (channels, size, size), clips, self.root_device, rule)
-        sizes = balanced(times, self.stages)
+        times = unit_times(network, (channels, size, size), clips, self.root_device, self._module().rule)
+        sizes = sizes or balanced(times, self.stages)
         print(report(times, sizes), flush=True)
         return sizes
 
@@ -235,12 +256,16 @@ class DepthParallelStrategy(DDPStrategy):
     def process_dataloader(self, dataloader: object) -> object:
         """Return the loader of the first stage, and one of its batches without frames for the others."""
         assert self._team is not None
+        if len(dataloader) == 0:  # type: ignore[arg-type]
+            raise ValueError(
+                f"a loader of no clips for replica {self.mesh.replica} of {self.mesh.replicas}; give each replica at "
+                "least one clip of every split, or use fewer replicas"
+            )
         self._loaders += 1
         first, *others = map(str, self.mesh.team)
         at_first = self.mesh.stage == 0
-        return StageBatches(
-            dataloader, self._team.letters, others if at_first else [], first, f"batches/{self._loaders}"
-        )
+        batches = StatefulStageBatches if hasattr(dataloader, "state_dict") else StageBatches
+        return batches(dataloader, self._team.letters, others if at_first else [], first, f"batches/{self._loaders}")
 
     def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
         """Move a batch to this stage's device; a video that is only a shape stays one."""
@@ -273,13 +298,34 @@ class DepthParallelStrategy(DDPStrategy):
             return
         assert self._team.stage is not None
         mesh, placement = self.mesh, self._team.stage.placement
-        for unit in range(1, self._network().depth + 1):
-            for tensor in self._network().unit(unit).state_dict().values():
-                # In every replica the same: the first one's.
-                held = tensor.cpu()
-                dist.broadcast(held, src=mesh.rank_of(placement.stage_of(unit), 0))
-                if unit not in self._units():
-                    tensor.copy_(held)
+        with self._guarded("bringing weights together"):
+            for unit in range(1, self._network().depth + 1):
+                for tensor in self._network().unit(unit).state_dict().values():
+                    # In every replica the same: the first one's.
+                    held = tensor.cpu()
+                    dist.broadcast(held, src=mesh.rank_of(placement.stage_of(unit), 0))
+                    if unit not in self._units():
+                        tensor.copy_(held)
+
+    # -- calls of Lightning's that wait for all processes ----------------------------------------------------------
+
+    def _guarded(self, name: str) -> AbstractContextManager[object]:
+        return nullcontext() if self._watchdog is None else self._watchdog.collective(name)
+
+    def barrier(self, *args: Any, **kwargs: Any) -> None:
+        """Wait for all processes."""
+        with self._guarded("waiting for all ranks"):
+            super().barrier(*args, **kwargs)
+
+    def broadcast(self, obj: Any, src: int = 0) -> Any:
+        """Return one process's object in all of them."""
+        with self._guarded(f"waiting for rank {src}"):
+            return super().broadcast(obj, src)
+
+    def reduce(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what all processes' tensors come to."""
+        with self._guarded("waiting for all ranks"):
+            return super().reduce(*args, **kwargs)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Return all weights, each unit's from where it is trained."""
@@ -294,7 +340,8 @@ class DepthParallelStrategy(DDPStrategy):
         own = state["state"]
         mine = {i: s for i, s in own.items() if i in self._own_indices(optimizer)}
         parts: list[Any] = [None] * self.world_size
-        dist.all_gather_object(parts, for_tensors(mine, Tensor.cpu))
+        with self._guarded("bringing the optimizer's state together"):
+            dist.all_gather_object(parts, for_tensors(mine, Tensor.cpu))
         merged: dict[int, Any] = {}
         for part in reversed(parts):  # replicas are alike: the first one's stays
             merged |= part
@@ -362,6 +409,8 @@ def _described(placement: Placement, mesh: Mesh, rank: int) -> str:
 
 def _resume_hint(trainer: "pl.Trainer") -> str:
     callback = trainer.checkpoint_callback
+    if trainer.state.fn != TrainerFn.FITTING or callback is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return "mend what stopped it and repeat the command"
     folder = getattr(callback, "dirpath", None)
     where = f" (in {folder})" if folder else ""
     return f"repeat the command with --ckpt_path last to go on from the last checkpoint{where}"

@@ -8,6 +8,7 @@ import io
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -25,10 +26,17 @@ class Letters:
         store: shared by all processes of the run.
         address: this process's, unique in the run.
         check: called while a letter is waited for; raises where its sender cannot write any more.
+        guard: around each use of the store, with what it is for; may say more of a store that is gone.
     """
 
-    def __init__(self, store: Store, address: str, check: Callable[[], None]) -> None:
-        self.store, self.address, self.check = store, address, check
+    def __init__(
+        self,
+        store: Store,
+        address: str,
+        check: Callable[[], None],
+        guard: Callable[[str], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        self.store, self.address, self.check, self.guard = store, address, check, guard
         self._written: Counter[str] = Counter()
         self._read: Counter[str] = Counter()
 
@@ -37,7 +45,9 @@ class Letters:
         buffer = io.BytesIO()
         torch.save(content, buffer)
         topic = f"{topic}/{self.address}>{to}"
-        self.store.set(f"{topic}/{self._written[topic]}", buffer.getvalue())  # type: ignore[arg-type]  # takes bytes too
+        with self.guard(f"writing to rank {to}"):
+            # It takes bytes too.
+            self.store.set(f"{topic}/{self._written[topic]}", buffer.getvalue())  # type: ignore[arg-type]
         self._written[topic] += 1
 
     def read(self, sender: str, topic: str) -> Any:
@@ -45,9 +55,10 @@ class Letters:
         topic = f"{topic}/{sender}>{self.address}"
         key = f"{topic}/{self._read[topic]}"
         self._read[topic] += 1
-        self._wait(key)
-        content = self.store.get(key)
-        self.store.delete_key(key)
+        with self.guard(f"waiting for rank {sender}"):
+            self._wait(key)
+            content = self.store.get(key)
+            self.store.delete_key(key)
         # Written by another process of this run, which may hold any object of a batch.
         return torch.load(io.BytesIO(content), weights_only=False)
 

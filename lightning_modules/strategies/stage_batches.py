@@ -44,15 +44,6 @@ class StageBatches:
         """The loader's."""
         return getattr(self.loader, "dataset", None)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the loader's state, where it has one."""
-        return self.loader.state_dict() if hasattr(self.loader, "state_dict") else {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Give the loader its state back."""
-        if hasattr(self.loader, "load_state_dict"):
-            self.loader.load_state_dict(state)
-
     def __iter__(self) -> Iterator[Any]:
         # A topic for each pass: one that was broken off may leave letters unread.
         self._uses += 1
@@ -72,6 +63,18 @@ class StageBatches:
     def _take(self, topic: str) -> Iterator[Any]:
         while not isinstance(batch := self.letters.read(self.first, topic), str):
             yield batch
+
+
+class StatefulStageBatches(StageBatches):
+    """Batches of a loader that can go on in the middle of an epoch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the loader's state."""
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Give the loader its state back."""
+        self.loader.load_state_dict(state)
 
 
 def without_frames(batch: Any) -> Any:

@@ -6,7 +6,8 @@ replica 0    rank 0 <~~~~~> rank 1       ~~~  messages of the pipeline; figures 
 replica 1    rank 2 <~~~~~> rank 3
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -31,13 +32,20 @@ class StageTeam(Team):
         network: tells units' parameters by name.
         letters: from and to the other ranks; a rank's address is its number.
         twins: process group of this stage in all replicas; None where there is one replica.
+        guard: around each call that waits for all twins, with what it is for.
     """
 
     def __init__(
-        self, mesh: Mesh, stage: Stage, network: UnitNetwork, letters: Letters, twins: dist.ProcessGroup | None
+        self,
+        mesh: Mesh,
+        stage: Stage,
+        network: UnitNetwork,
+        letters: Letters,
+        twins: dist.ProcessGroup | None,
+        guard: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         super().__init__(stage)
-        self.mesh, self.network, self.letters, self.twins = mesh, network, letters, twins
+        self.mesh, self.network, self.letters, self.twins, self.guard = mesh, network, letters, twins, guard
 
     @property
     def stages(self) -> int:
@@ -67,7 +75,8 @@ class StageTeam(Team):
         if not flat:
             return {}
         both = torch.cat([*flat, flat[0].new_tensor(counts)])
-        dist.all_reduce(both, group=self.twins)
+        with self.guard("averaging gradients"):
+            dist.all_reduce(both, group=self.twins)
         sums, counts = both[: -len(counts)], both[-len(counts) :].tolist()
         return self._unflatten(units, sums, counts)
 
@@ -85,6 +94,15 @@ class StageTeam(Team):
                     means[name] = sums[start : start + p.numel()].view_as(p) / count
                 start += p.numel()
         return means
+
+    def frames_of_all_clips(self, frames: int) -> int:
+        """Return the sum of the frames that all replicas worked on."""
+        if self.twins is None:
+            return frames
+        total = torch.tensor(frames, device=next(self.network.unit(self._units[0]).parameters()).device)
+        with self.guard("counting frames"):
+            dist.all_reduce(total, group=self.twins)
+        return int(total)
 
     def from_output(self, value: T | None) -> T:
         """Return, in every stage, what the stage with the outputs gives; the others give None."""

@@ -135,6 +135,23 @@ class Watchdog:
         finally:
             self._enter(before)
 
+    @contextmanager
+    def collective(self, name: str) -> Iterator[None]:
+        """Name a call that waits for other ranks, and say who it was where the call fails because one is gone.
+
+        Raises:
+            StageError: with the verdict, in place of what the library says of a lost connection.
+        """
+        with self.phase(name):
+            try:
+                yield
+            except StageError:
+                raise
+            except RuntimeError:
+                self._known.wait(SILENT_S + 2 * BEAT_S)
+                self.check()
+                raise
+
     def check(self) -> None:
         """Raise when the run has failed somewhere.
 

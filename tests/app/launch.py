@@ -29,11 +29,11 @@ def options(subcommand="fit", *, data=None, model=None, trainer=None, **groups):
     return argv
 
 
-def launch(argv, folder: Path, **environment) -> subprocess.Popen:
-    """Start `skip-sideways` as its own process in `folder`."""
+def launch(argv, folder: Path, file=subprocess.PIPE, **environment) -> subprocess.Popen:
+    """Start `skip-sideways` as its own process in `folder`; what it prints goes to `file`."""
     return subprocess.Popen(
         [sys.executable, "-m", "app.cli", *argv], cwd=folder, env=os.environ | environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        stdout=file, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from tests.lightning_modules.toy_clips import ToyData  # noqa: E402
 MODEL = {"num_classes": 2, "in_channels": 1, "width": 0.25, "depth": 4, "executor": "pipelined", "activation": "tanh"}
 TRAINER = {
     "accelerator": "cpu",
-    "max_steps": 20,
+    "max_steps": 18,
     "precision": "64-true",
     "logger": False,
     "enable_checkpointing": False,
