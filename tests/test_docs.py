@@ -67,9 +67,9 @@ def test_the_diagram_shows_the_facts_that_the_text_states(figure) -> None:
 
 
 def test_options_on_the_page_are_the_strategys(page) -> None:
-    import lightning_modules  # noqa: F401 - repairs torchvision, before lightning
     from lightning.pytorch.strategies import ParallelStrategy
 
+    import lightning_modules  # noqa: F401 - repairs torchvision, before lightning
     from lightning_modules.strategies.depth_parallel import DepthParallelStrategy
 
     (block,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
