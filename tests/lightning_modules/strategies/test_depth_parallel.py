@@ -110,23 +110,19 @@ def test_frames_of_replicas_with_clips_of_unequal_length(tmp_path):
 
 @pytest.mark.slow
 def test_checkpoint_of_four_stages_loads_anywhere_and_resumes_exactly(tmp_path):
-    """Ten updates in four stages, then ten more: in four stages bit for bit; in two, and without the strategy."""
-    model = {"model": MODELS["concat"], "data": {"clips": 24}}
-    first = {**model, "trainer": {"max_steps": 10}, "save": str(tmp_path / "ten.ckpt")}
-    # The schedule of all twenty updates from the start on.
-    schedule = {"model": {**model["model"], "schedule": "constant"}}
-    first, whole = {**first, **schedule}, {**model, **schedule, "trainer": {"max_steps": 20}}
-    rest = {**whole, "ckpt_path": str(tmp_path / "ten.ckpt")}
+    """Saved after ten of twenty updates in four stages: goes on bit for bit in four, and as well in two or without."""
+    # In float32: Lightning loads weights before it makes a module float64, and would round them.
+    config = {"model": MODELS["concat"], "trainer": {"max_steps": 20, "precision": "32-true"}}
+    rest = {**config, "ckpt_path": str(tmp_path / "ten.ckpt")}
     balance = {"balance": [1, 1, 1, 1]}
-    whole_4, _, rest_4 = train(
-        tmp_path, staged(whole, 4, **balance), staged(first, 4, **balance), staged(rest, 4, **balance), processes=4
-    )[0]
-    for name, weight in whole_4["weights"].items():
-        assert torch.equal(rest_4["weights"][name], weight), name
+    first = staged({**config, "save": rest["ckpt_path"]}, 4, **balance)
+    for whole, rest_4 in train(tmp_path, first, staged(rest, 4, **balance), processes=4):
+        for name, weight in whole["weights"].items():
+            assert torch.equal(rest_4["weights"][name], weight), name
     ((rest_1,),) = train(tmp_path, rest)
     ((rest_2,), _) = train(tmp_path, staged(rest, 2), processes=2)
-    assert error(rest_1, whole_4) < 1e-12
-    assert error(rest_2, whole_4) < 1e-12
+    assert error(rest_1, whole, figures=1e-4) < 1e-4
+    assert error(rest_2, whole, figures=1e-4) < 1e-4
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from lightning_modules.compat import ensure_torchvision
 ensure_torchvision()
 
 import torch  # noqa: E402
-from lightning import Trainer, seed_everything  # noqa: E402
+from lightning import Callback, Trainer, seed_everything  # noqa: E402
 
 from lightning_modules.action_recognition import ActionRecognition  # noqa: E402
 from lightning_modules.strategies.depth_parallel import DepthParallelStrategy  # noqa: E402
@@ -34,17 +34,28 @@ TRAINER = {
 }
 
 
+class SaveAt(Callback):
+    """Writes a checkpoint between two batches of an epoch."""
+
+    def __init__(self, step: int, path: str) -> None:
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+
 def train(config: dict) -> dict:
     seed_everything(config.get("seed", 0), verbose=False)
     trainer = dict(TRAINER | config.get("trainer", {}))
     if "strategy" in config:
         trainer["strategy"] = DepthParallelStrategy(**config["strategy"])
+    if "save" in config:
+        trainer["callbacks"] = [SaveAt(10, config["save"])]
     trainer = Trainer(**trainer)
     model = ActionRecognition(**MODEL | config.get("model", {}))
     data = ToyData(**{"clips": 24, "frames": 9, "ragged": True, **config.get("data", {})})
     trainer.fit(model, datamodule=data, ckpt_path=config.get("ckpt_path"))
-    if "save" in config:
-        trainer.save_checkpoint(config["save"])
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     trainer.test(model, datamodule=data, verbose=False)
     metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
