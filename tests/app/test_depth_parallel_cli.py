@@ -127,6 +127,7 @@ def test_whoever_is_killed_is_named_by_another(folder, devices, victim):
     alive = [rank for rank, process in ranks.items() if is_alive(process)]
     for rank in alive:
         os.kill(ranks[rank], signal.SIGKILL)
+    first.wait(timeout=10)
     printed = (folder / "printed.txt").read_text()
     assert alive == [], printed
     assert re.search(DIED.format(victim), printed), printed
