@@ -135,6 +135,10 @@ class VideoFolder(LightningDataModule):
         """Return the number of groups, 1 where there are none."""
         return len(set(self.groups.values())) or 1
 
+    def prepare_data(self) -> None:
+        """Make the table of videos once; Lightning calls this in one process of each machine, before `setup`."""
+        load_index(self.root, jobs=self.jobs)
+
     def setup(self, stage: str | None = None) -> None:
         """Read or make the table, choose the videos of the stage's splits, and decode them where they are kept."""
         rows = load_index(self.root, jobs=self.jobs)
@@ -152,7 +156,7 @@ class VideoFolder(LightningDataModule):
                 f"({self.split_name}): there is nothing to score. Add videos, or choose another split "
                 f"({_OPTIONS[_SCORED[stage]]})."
             )
-        if self.videos.get("val") == []:
+        if self.videos.get("val") == [] and (self.trainer is None or self.trainer.is_global_zero):
             log.warning(
                 "no video is held out of training for validation; val_group (Weizmann: val_person) `next` does that"
             )
@@ -169,8 +173,10 @@ class VideoFolder(LightningDataModule):
         return good, [problem for problem in said if problem]
 
     def _keep(self, videos: Sequence[Video]) -> None:
-        # Worker processes then share what the parent decoded instead of decoding it once each.
-        if self.store.cache == "memory" and self.num_workers:
+        # Worker processes then share what the parent decoded instead of decoding it once each. Where units are on
+        # several devices, only the processes that feed frames to them decode any.
+        feeds = getattr(getattr(self.trainer, "strategy", None), "feeds_frames", True)
+        if self.store.cache == "memory" and self.num_workers and feeds:
             for video in videos:
                 self.store.whole(video.path)
 

@@ -108,6 +108,10 @@ class Weizmann(LightningDataModule):
         """Return the number of persons, 9."""
         return self.folder.folds()
 
+    def prepare_data(self) -> None:
+        """Make the table of videos once, in one process of each machine."""
+        self.folder.prepare_data()
+
     def setup(self, stage: str | None = None) -> None:
         """Read or make the table of videos; broken or short ones are skipped in training and refused in the test."""
         self.folder.min_frames, self.folder.trainer = self.min_frames, self.trainer

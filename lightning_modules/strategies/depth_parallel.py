@@ -101,6 +101,11 @@ class DepthParallelStrategy(DDPStrategy):
         return Mesh(self.world_size, self.stages, self.global_rank)
 
     @property
+    def feeds_frames(self) -> bool:
+        """Whether this process decodes frames: it is a first stage."""
+        return self.mesh.stage == 0
+
+    @property
     def distributed_sampler_kwargs(self) -> dict[str, Any]:
         """Which share of the clips this process gets: all stages of a replica the same."""
         return {"num_replicas": self.mesh.replicas, "rank": self.mesh.replica}

@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -230,3 +231,13 @@ def test_spawned_workers(video_folder, cache):
 def test_dataset_survives_pickling(video_folder):
     dataset = make(video_folder).train_dataloader().dataset
     assert torch.equal(pickle.loads(pickle.dumps(dataset))[(1, 2)]["video"], dataset[(1, 2)]["video"])
+
+
+@pytest.mark.parametrize("feeds", [True, False])
+def test_only_processes_that_feed_frames_decode(video_folder, feeds):
+    """Units on several devices: the first stage decodes; the others make no table either, one process did for all."""
+    data = VideoFolder(str(video_folder), frames=6, size=16, num_workers=2, seed=1)
+    data.trainer = SimpleNamespace(strategy=SimpleNamespace(feeds_frames=feeds), is_global_zero=feeds)
+    data.prepare_data()
+    data.setup("fit")
+    assert bool(data.store._kept) is feeds
