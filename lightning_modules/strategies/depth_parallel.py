@@ -261,6 +261,8 @@ class DepthParallelStrategy(DDPStrategy):
     def process_dataloader(self, dataloader: object) -> object:
         """Return the loader of the first stage, and one of its batches without frames for the others."""
         assert self._team is not None
+        if isinstance(dataloader, list):
+            return dataloader  # no loader: nothing is validated
         if len(dataloader) == 0:  # type: ignore[arg-type]
             raise ValueError(
                 f"a loader of no clips for replica {self.mesh.replica} of {self.mesh.replicas}; give each replica at "

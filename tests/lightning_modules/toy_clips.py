@@ -39,10 +39,12 @@ class ToyClips(Dataset):
 
 
 class ToyData(LightningDataModule):
-    def __init__(self, clips=12, frames=9, size=16, classes=2, batch_size=4, views=1, ragged=False, seed=0):
+    def __init__(
+        self, clips=12, frames=9, size=16, classes=2, batch_size=4, views=1, ragged=False, seed=0, validated=True
+    ):
         super().__init__()
         self.num_classes, self.channels, self.frames, self.batch_size = classes, 1, frames, batch_size
-        self.views, self.seed = views, seed
+        self.views, self.seed, self.validated = views, seed, validated
         self.train = ToyClips(clips, frames, size, classes, ragged=ragged)
         self.held_out = ToyClips(clips, frames, size, classes, views=views, ragged=ragged)
 
@@ -51,7 +53,10 @@ class ToyData(LightningDataModule):
         return train_loader(self.train, len(self.train), **options)
 
     def val_dataloader(self):
+        return self.test_dataloader() if self.validated else []
+
+    def test_dataloader(self):
         options = {"batch_size": self.batch_size, "num_workers": 0, "trainer": self.trainer}
         return eval_loader(self.held_out, len(self.held_out), **options)
 
-    test_dataloader = predict_dataloader = val_dataloader
+    predict_dataloader = test_dataloader
