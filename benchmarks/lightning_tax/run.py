@@ -68,6 +68,7 @@ def model(executor: str) -> ActionRecognition:
 
 
 def cpu_ms_of_fit(executor: str, data: Clips) -> float:
+    """Return the CPU time of `fit` in ms a batch, start-up left out."""
     trainer = Trainer(
         accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, log_every_n_steps=10, limit_val_batches=0,
@@ -79,6 +80,7 @@ def cpu_ms_of_fit(executor: str, data: Clips) -> float:
 
 
 def cpu_ms_of_loop(executor: str, data: Clips) -> float:
+    """Return the CPU time of the bare loop in ms a batch."""
     module = model(executor)
     optimizer = torch.optim.AdamW(module.network.parameters(), lr=1e-3, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=BATCHES + 1)
@@ -99,6 +101,7 @@ def cpu_ms_of_loop(executor: str, data: Clips) -> float:
 
 
 def main() -> None:
+    """Measure both sides in turns and write results.md and results.json."""
     torch.set_num_threads(1)
     data, rows = Clips(), []
     with without_noise(quiet=True):

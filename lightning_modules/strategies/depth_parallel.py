@@ -314,6 +314,55 @@ class DepthParallelStrategy(DDPStrategy):
                     if unit not in self._units():
                         tensor.copy_(held)
 
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Return all weights, each unit's from where it is trained."""
+        self.bring_weights_together()
+        return super().lightning_module_state_dict()
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """Return the whole optimizer's state, each unit's from where it is trained."""
+        state: dict[str, Any] = super().optimizer_state(optimizer)
+        if self._team is None or self._team.stages == 1:
+            return state
+        own = self._own_indices(optimizer)
+        mine = {i: s for i, s in state["state"].items() if i in own}
+        parts: list[Any] = [None] * self.world_size
+        with self._guarded("bringing the optimizer's state together"):
+            dist.all_gather_object(parts, for_tensors(mine, Tensor.cpu))
+        merged: dict[int, Any] = {}
+        for part in reversed(parts):  # replicas are alike: the first one's stays
+            merged |= part
+        return {**state, "state": dict(sorted(merged.items()))}
+
+    def _own_parameters(self) -> set[int]:
+        return {id(p) for unit in self._units() for p in self._network().unit_parameters(unit).values()}
+
+    def _own_indices(self, optimizer: Optimizer) -> set[int]:
+        own = self._own_parameters()
+        all_parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        return {i for i, p in enumerate(all_parameters) if id(p) in own}
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Load the optimizer's state, and let go of other stages' units'."""
+        super().load_optimizer_state_dict(checkpoint)
+        own = self._own_parameters()
+        for optimizer in self.optimizers:
+            for p in [p for p in optimizer.state if id(p) not in own]:
+                del optimizer.state[p]
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint in every process, and remember its stages."""
+        checkpoint = super().load_checkpoint(checkpoint_path, weights_only)
+        self._sizes = checkpoint.get(_LAYOUT, {}).get("sizes")
+        return checkpoint
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        """Write a checkpoint with its stages, in the first process."""
+        if self._team is not None and self._team.stage is not None:
+            sizes = [len(units) for units in self._team.stage.placement.stages]
+            checkpoint[_LAYOUT] = {"sizes": sizes}
+        super().save_checkpoint(checkpoint, filepath, storage_options)
+
     # -- calls of Lightning's that wait for all processes ----------------------------------------------------------
 
     def _guarded(self, name: str) -> AbstractContextManager[object]:
@@ -333,52 +382,6 @@ class DepthParallelStrategy(DDPStrategy):
         """Return what all processes' tensors come to."""
         with self._guarded("waiting for all ranks"):
             return super().reduce(*args, **kwargs)
-
-    def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Return all weights, each unit's from where it is trained."""
-        self.bring_weights_together()
-        return super().lightning_module_state_dict()
-
-    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """Return the whole optimizer's state, each unit's from where it is trained."""
-        state: dict[str, Any] = super().optimizer_state(optimizer)
-        if self._team is None or self._team.stages == 1:
-            return state
-        own = state["state"]
-        mine = {i: s for i, s in own.items() if i in self._own_indices(optimizer)}
-        parts: list[Any] = [None] * self.world_size
-        with self._guarded("bringing the optimizer's state together"):
-            dist.all_gather_object(parts, for_tensors(mine, Tensor.cpu))
-        merged: dict[int, Any] = {}
-        for part in reversed(parts):  # replicas are alike: the first one's stays
-            merged |= part
-        return {**state, "state": dict(sorted(merged.items()))}
-
-    def _own_indices(self, optimizer: Optimizer) -> set[int]:
-        own = {id(p) for unit in self._units() for p in self._network().unit_parameters(unit).values()}
-        all_parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        return {i for i, p in enumerate(all_parameters) if id(p) in own}
-
-    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Load the optimizer's state, and let go of other stages' units'."""
-        super().load_optimizer_state_dict(checkpoint)
-        own = {id(p) for unit in self._units() for p in self._network().unit_parameters(unit).values()}
-        for optimizer in self.optimizers:
-            for p in [p for p in optimizer.state if id(p) not in own]:
-                del optimizer.state[p]
-
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a checkpoint in every process, and remember its stages."""
-        checkpoint = super().load_checkpoint(checkpoint_path, weights_only)
-        self._sizes = checkpoint.get(_LAYOUT, {}).get("sizes")
-        return checkpoint
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
-        """Write a checkpoint with its stages, in the first process."""
-        if self._team is not None and self._team.stage is not None:
-            sizes = [len(units) for units in self._team.stage.placement.stages]
-            checkpoint[_LAYOUT] = {"sizes": sizes}
-        super().save_checkpoint(checkpoint, filepath, storage_options)
 
     # -- end ------------------------------------------------------------------------------------------------------
 

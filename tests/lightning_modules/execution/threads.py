@@ -21,7 +21,7 @@ class Queues:
         self.sent: dict[Channel, list[int]] = {}
         self.received: dict[Channel, list[int]] = {}
         self.routes: dict[Channel, Route] = {}
-        self.poisoned: list[Tensor] = []
+        self.in_use: dict[Channel, Tensor] = {}
 
     def open(self, routes: Mapping[Channel, Route]) -> None:
         self.check()
@@ -41,10 +41,13 @@ class Queues:
         self.shared[channel].put((tick, message.clone()))
 
     def receive(self, channel: Channel, tick: int) -> Tensor:
-        """The message before the last one is spoiled, as a transport's buffer would be written anew."""
+        """The channel's message before this one is spoiled, as a transport's buffer would be written anew."""
+        if channel in self.in_use:
+            self.in_use[channel].fill_(float("nan"))
         self.received[channel].append(tick)
         sent_for, message = self.shared[channel].get(timeout=20)
         assert sent_for == tick
+        self.in_use[channel] = message
         return message
 
 
