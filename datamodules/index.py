@@ -1,7 +1,7 @@
 """A small table of a folder's videos, made once: how many frames each really has, and what is wrong with it.
 
-    path,bytes,frames,fps,width,height,duration_s,problem
-    walk/ido_walk.avi,126464,44,25.0,180,144,1.76,
+    path,bytes,frames,fps,width,height,rotation,duration_s,time_base,pts,checked,problem
+    walk/ido_walk.avi,126464,44,25.0,180,144,0,1.76,1/25,0 1*43,decoded,
 
 It stands in the folder itself where the folder may be written (`.skip-sideways-index.csv`), else in `.skip-sideways/`
 of the working directory: a dataset that is write-protected stays as it is, for root too.
@@ -103,8 +103,8 @@ def read_index(path: Path) -> list[IndexRow]:
 
 
 def _parsed(row: dict[str, str]) -> IndexRow:
-    whole = {name: int(row[name]) for name in ("frames", "width", "height")}
-    facts = VideoFacts(fps=float(row["fps"]), duration_s=float(row["duration_s"]), problem=row["problem"], **whole)
+    kinds = {"int": int, "float": float, "str": str, int: int, float: float, str: str}
+    facts = VideoFacts(**{field.name: kinds[field.type](row[field.name]) for field in fields(VideoFacts)})
     return IndexRow(row["path"], int(row["bytes"]), facts)
 
 

@@ -46,7 +46,7 @@ class ClipOptions:
     decoder: str
 
     def __post_init__(self) -> None:
-        for name, allowed in (("fit", FITS), ("background", BACKGROUNDS), ("decoder", tuple(DECODERS))):
+        for name, allowed in (("fit", FITS), ("background", BACKGROUNDS), ("decoder", ("auto", *DECODERS))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(allowed)}")
         if min(self.frames, self.size, self.stride) < 1 or self.margin < 0:
@@ -78,7 +78,8 @@ class FrameStore:
 
     def _read(self, path: Path, start: int, count: int | None) -> Tensor:
         o = self.options
-        video = decode(path, decoder=o.decoder, start=start, count=count, size=o.size + o.margin, fit=o.fit)
+        frames = range(start, start + count) if count is not None else None
+        video = decode(path, decoder=o.decoder, frames=frames, size=o.size + o.margin, fit=o.fit)
         return subtract(grey(video) if o.grayscale else video, o.background)
 
 

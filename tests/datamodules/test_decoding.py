@@ -29,10 +29,10 @@ def test_frames_come_whole_in_order_and_uint8(video, decoder):
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_a_range_is_the_same_as_in_the_whole(video, decoder):
     whole = decode(video, decoder=decoder)
-    assert torch.equal(decode(video, decoder=decoder, start=7, count=5), whole[7:12])
-    assert torch.equal(decode(video, decoder=decoder, start=15, count=9), whole[15:])
+    assert torch.equal(decode(video, decoder=decoder, frames=range(7, 12)), whole[7:12])
+    assert torch.equal(decode(video, decoder=decoder, frames=range(15, 24)), whole[15:])
     with pytest.raises(DecodingError, match="from frame 18 on"):
-        decode(video, decoder=decoder, start=18, count=1)
+        decode(video, decoder=decoder, frames=[18])
 
 
 def test_backends_agree_to_the_bit_and_closely_when_scaled(video):
@@ -91,7 +91,7 @@ def test_containers_are_closed(tmp_path):
     gc.disable()
     try:
         for decoder in DECODERS:
-            decode(good, decoder=decoder, start=2, count=3)
+            decode(good, decoder=decoder, frames=[2, 3, 4])
         probe(cut)
         assert not [file for file in psutil.Process().open_files() if str(tmp_path) in file.path]
     finally:
@@ -112,7 +112,7 @@ def test_real_clips_decode_as_their_list_says(real_data):
 
 def test_a_title_that_is_not_utf8_is_no_problem(real_data):
     (clip,) = (real_data / "clips" / "hmdb51").glob("hmdb51_Turnk*")
-    assert len(decode(clip, size=32, count=4)) == 4
+    assert len(decode(clip, size=32, frames=range(4))) == 4
     with pytest.raises(DecodingError, match="Turnk"):
         decode(clip, decoder="pytorchvideo")
 

@@ -43,7 +43,7 @@ def test_table_reads_as_it_was_written(faulty, tmp_path):
     write_index(rows, tmp_path / "new" / "table.csv")
     assert read_index(tmp_path / "new" / "table.csv") == rows
     head = (tmp_path / "new" / "table.csv").read_text().splitlines()[0]
-    assert head == "path,bytes,frames,fps,width,height,duration_s,problem"  # tables that users have stay readable
+    assert head == "path,bytes,frames,fps,width,height,rotation,duration_s,time_base,pts,checked,problem"
     assert [row.facts.frames for row in rows if row.path == "right/b_right.avi"] == [15]
     assert [row.path for row in rows if row.facts.problem] == ["left/cut_left.avi", "right/text_right.mp4"]
 
