@@ -25,7 +25,6 @@ from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_modules.execution.placement import Placement, cut
@@ -39,6 +38,7 @@ from lightning_modules.strategies.mesh import Mesh
 from lightning_modules.strategies.mixed import TRANSPORTS, Transport, make_exchange
 from lightning_modules.strategies.stage_batches import StageBatches, StatefulStageBatches
 from lightning_modules.strategies.stage_team import StageTeam
+from lightning_modules.strategies.stage_weights import StageWeights
 from lightning_modules.strategies.watchdog import Watchdog
 
 NAME = "depth_parallel"
@@ -87,6 +87,7 @@ class DepthParallelStrategy(DDPStrategy):
         self._stages, self.balance, self.transport, self.stall_s = stages, balance, transport, stall_s
         self._sizes: list[int] | None = None  # of a checkpoint's stages
         self._team: StageTeam | None = None
+        self._weights: StageWeights | None = None
         self._watchdog: Watchdog | None = None
         self._loaders = 0
 
@@ -126,11 +127,18 @@ class DepthParallelStrategy(DDPStrategy):
         network = self.checked_network(trainer)
         self._equal_weights()
         self._team = self._make_team(trainer, network)
+        self._weights = StageWeights(network, self._placement, self.mesh, self._guarded)
         self._module().team = self._team
         self.model_to_device()
         if trainer.state.fn == TrainerFn.FITTING:
             self.setup_optimizers(trainer)  # of parameters that are on their devices: their states will be too
         self.setup_precision_plugin()
+
+    @property
+    def _placement(self) -> Placement:
+        assert self._team is not None
+        assert self._team.stage is not None
+        return self._team.stage.placement
 
     def _module(self) -> Any:
         assert self.lightning_module is not None
@@ -286,69 +294,28 @@ class DepthParallelStrategy(DDPStrategy):
     def model_to_device(self) -> None:
         """Move this stage's units, and what belongs to no unit, to the device."""
         super().model_to_device()
-        if self.root_device.type != "cpu":
-            for unit in range(1, self._network().depth + 1):
-                if unit not in self._units():
-                    self._network().unit(unit).cpu()
-
-    def _network(self) -> UnitNetwork:
-        return self._module().network
-
-    def _units(self) -> range:
-        assert self._team is not None
-        assert self._team.stage is not None
-        return self._team.stage.units
-
-    def bring_weights_together(self) -> None:
-        """Give every process all units' weights, each from where it is trained."""
-        if self._team is None or self._team.stages == 1:
-            return
-        assert self._team.stage is not None
-        mesh, placement = self.mesh, self._team.stage.placement
-        with self._guarded("bringing weights together"):
-            for unit in range(1, self._network().depth + 1):
-                for tensor in self._network().unit(unit).state_dict().values():
-                    # In every replica the same: the first one's.
-                    held = tensor.cpu()
-                    dist.broadcast(held, src=mesh.rank_of(placement.stage_of(unit), 0))
-                    if unit not in self._units():
-                        tensor.copy_(held)
+        if self.root_device.type != "cpu" and self._weights is not None:
+            self._weights.keep_others_on_cpu()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Return all weights, each unit's from where it is trained."""
-        self.bring_weights_together()
+        self._bring_weights_together()
         return super().lightning_module_state_dict()
+
+    def _bring_weights_together(self) -> None:
+        if self._weights is not None:
+            self._weights.bring_together()
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """Return the whole optimizer's state, each unit's from where it is trained."""
         state: dict[str, Any] = super().optimizer_state(optimizer)
-        if self._team is None or self._team.stages == 1:
-            return state
-        own = self._own_indices(optimizer)
-        mine = {i: s for i, s in state["state"].items() if i in own}
-        parts: list[Any] = [None] * self.world_size
-        with self._guarded("bringing the optimizer's state together"):
-            dist.all_gather_object(parts, for_tensors(mine, Tensor.cpu))
-        merged: dict[int, Any] = {}
-        for part in reversed(parts):  # replicas are alike: the first one's stays
-            merged |= part
-        return {**state, "state": dict(sorted(merged.items()))}
-
-    def _own_parameters(self) -> set[int]:
-        return {id(p) for unit in self._units() for p in self._network().unit_parameters(unit).values()}
-
-    def _own_indices(self, optimizer: Optimizer) -> set[int]:
-        own = self._own_parameters()
-        all_parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        return {i for i, p in enumerate(all_parameters) if id(p) in own}
+        return state if self._weights is None else self._weights.whole_optimizer(optimizer, state)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Load the optimizer's state, and let go of other stages' units'."""
         super().load_optimizer_state_dict(checkpoint)
-        own = self._own_parameters()
-        for optimizer in self.optimizers:
-            for p in [p for p in optimizer.state if id(p) not in own]:
-                del optimizer.state[p]
+        if self._weights is not None:
+            self._weights.forget_others(self.optimizers)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint in every process, and remember its stages."""
@@ -358,9 +325,8 @@ class DepthParallelStrategy(DDPStrategy):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
         """Write a checkpoint with its stages, in the first process."""
-        if self._team is not None and self._team.stage is not None:
-            sizes = [len(units) for units in self._team.stage.placement.stages]
-            checkpoint[_LAYOUT] = {"sizes": sizes}
+        if self._team is not None:
+            checkpoint[_LAYOUT] = {"sizes": [len(units) for units in self._placement.stages]}
         super().save_checkpoint(checkpoint, filepath, storage_options)
 
     # -- calls of Lightning's that wait for all processes ----------------------------------------------------------
@@ -387,7 +353,7 @@ class DepthParallelStrategy(DDPStrategy):
 
     def on_train_end(self) -> None:
         """Leave every process with the whole trained network."""
-        self.bring_weights_together()
+        self._bring_weights_together()
 
     def on_exception(self, exception: BaseException) -> None:
         """Tell the other stages, so that they end too."""
