@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
+from lightning_modules.batch import in_unit_range
 from lightning_modules.execution import ClipGradients, check_combination, clip_gradients, clip_logits
 from lightning_modules.execution.schedule import shortest_clip
 from lightning_modules.execution.team import Team
@@ -210,6 +211,7 @@ class ActionRecognition(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Find the batch's gradients under the rule and change the weights; one counted step per update."""
+        batch = in_unit_range(batch, self.dtype)
         train = self._train_frames if self.rule.update == "frame" else self._train_clip
         result = train(batch, batch_idx)
         self.frames_seen += self.team.frames_of_all_clips(int(batch["length"].sum()))
@@ -301,6 +303,7 @@ class ActionRecognition(LightningModule):
 
     def scores(self, batch: Batch) -> Tensor | None:
         """Return the score (B, K) of each clip; None where the outputs are found in another stage."""
+        batch = in_unit_range(batch, self.dtype)
         logits_BNK, valid_BN = clip_logits(
             self.network,
             batch["video"],

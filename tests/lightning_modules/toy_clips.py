@@ -12,9 +12,9 @@ from datamodules.loader import eval_loader, train_loader
 
 
 class ToyClips(Dataset):
-    def __init__(self, clips, frames, size, classes, views=1, ragged=False):
+    def __init__(self, clips, frames, size, classes, views=1, ragged=False, as_bytes=False):
         self.clips, self.frames, self.size, self.classes = clips, frames, size, classes
-        self.views, self.ragged = views, ragged
+        self.views, self.ragged, self.as_bytes = views, ragged, as_bytes
 
     def __len__(self):
         return self.clips * self.views
@@ -30,7 +30,7 @@ class ToyClips(Dataset):
         length = self.frames - (index % 2 if self.ragged else 0)
         video[length:] = 0
         return {
-            "video": video,
+            "video": video.mul(255).round().byte() if self.as_bytes else video,
             "label": label,
             "length": length,
             "video_index": video_index,
@@ -40,13 +40,23 @@ class ToyClips(Dataset):
 
 class ToyData(LightningDataModule):
     def __init__(
-        self, clips=12, frames=9, size=16, classes=2, batch_size=4, views=1, ragged=False, seed=0, validated=True
+        self,
+        clips=12,
+        frames=9,
+        size=16,
+        classes=2,
+        batch_size=4,
+        views=1,
+        ragged=False,
+        seed=0,
+        validated=True,
+        as_bytes=False,
     ):
         super().__init__()
         self.num_classes, self.channels, self.frames, self.batch_size = classes, 1, frames, batch_size
         self.views, self.seed, self.validated = views, seed, validated
-        self.train = ToyClips(clips, frames, size, classes, ragged=ragged)
-        self.held_out = ToyClips(clips, frames, size, classes, views=views, ragged=ragged)
+        self.train = ToyClips(clips, frames, size, classes, ragged=ragged, as_bytes=as_bytes)
+        self.held_out = ToyClips(clips, frames, size, classes, views=views, ragged=ragged, as_bytes=as_bytes)
 
     def train_dataloader(self):
         options = {"batch_size": self.batch_size, "num_workers": 0, "seed": self.seed, "trainer": self.trainer}

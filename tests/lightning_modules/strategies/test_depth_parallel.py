@@ -82,6 +82,7 @@ def test_two_stages_train_as_one_process_does(tmp_path):
         for precision in ("64-true", "32-true", "bf16-mixed")
     ]
     configs[0]["data"] = {"validated": False}
+    configs[1]["data"] = {"as_bytes": True}
     (expected,) = train(tmp_path, *configs)
     for results in train(tmp_path, *(staged(config, 2) for config in configs), processes=2):
         for result, one, bound in zip(results, expected, (1e-12, 1e-4, 0.1), strict=True):
