@@ -2,8 +2,8 @@
 
     loader (uint8) --> device (uint8) --> in_unit_range: float in [0, 1]
 
-A task calls this at the top of its steps. Lightning's hook for it, `on_after_batch_transfer`, warns of every data module
-and is left out where a strategy moves batches itself.
+A task calls this at the top of its steps. Lightning's hook for it, `on_after_batch_transfer`, warns of every data
+module, and is left out where a strategy moves batches itself.
 
 Shape legend: B clips, T frames, C channels, H and W height and width.
 """
