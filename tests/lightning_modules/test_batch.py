@@ -60,7 +60,7 @@ def test_every_loop_sees_the_same_numbers(tmp_path, precision):
     assert torch.equal(found[True][2], found[False][2])
 
 
-@pytest.mark.filterwarnings("ignore:You requested to overfit:UserWarning")
+@pytest.mark.filterwarnings("ignore:You requested to overfit:UserWarning", "ignore:Total length of `list`:UserWarning")
 def test_overfitting_on_bytes(tmp_path):
     found = [fitted(tmp_path, {}, data(b, validated=False), overfit_batches=1)[0] for b in (True, False)]
     assert same(weights(found[0]), weights(found[1]))
