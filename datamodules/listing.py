@@ -7,7 +7,7 @@ A folder of one's own is its own list: nothing is expected, nothing is missing.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,3 +72,24 @@ class Listing:
         listed = self.official or {s: {e.video_id: e.label for e in entries} for s, entries in self.splits.items()}
         lines = sorted(f"{split} {name} {label}" for split, labels in listed.items() for name, label in labels.items())
         return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def folder_listing(
+    root: Path, paths: Sequence[str], split: Mapping[str, Sequence[str]], *, split_name: str, fold: int = 0
+) -> Listing:
+    """Return the listing of a folder that holds one folder of videos per class; a video's path is its id.
+
+    `paths`: all videos, which name the classes. `split`: those of each split.
+    """
+    names = _class_names(root, paths)
+    number = {name: label for label, name in enumerate(names)}
+    splits = {s: [Entry(path, path, number[path.split("/")[0]]) for path in split[s]] for s in SPLITS}
+    return Listing(root, names, splits, split_name, fold)
+
+
+def _class_names(root: Path, paths: Sequence[str]) -> list[str]:
+    loose = [path for path in paths if "/" not in path]
+    if loose or not paths:
+        seen = f"video files outside of any folder, first {loose[0]}" if loose else "no video file"
+        raise ValueError(f"{root} holds {seen}: expected one folder per class with its videos, as {root}/walk/1.mp4")
+    return sorted({path.split("/")[0] for path in paths})

@@ -9,6 +9,7 @@ import csv
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,7 +70,7 @@ def split_by_csv(paths: Sequence[str], file: Path) -> Split:
     return _collected(said)
 
 
-def split_by_seed(labels: Mapping[str, int], seed: int, val_fraction: float, test_fraction: float) -> Split:
+def split_by_seed(labels: Mapping[str, Any], seed: int, val_fraction: float, test_fraction: float) -> Split:
     """Return a random cut of each class by fractions, rounded; the same for the same names and seed."""
     if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
         raise ValueError(f"val_fraction {val_fraction} and test_fraction {test_fraction}: expected >= 0, together < 1")

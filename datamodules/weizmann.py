@@ -5,11 +5,12 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
-from lightning import LightningDataModule
-from torch.utils.data import DataLoader
-
-from datamodules.video_folder import VideoFolder
+from datamodules.index import find_videos
+from datamodules.listing import folder_listing
+from datamodules.splits import groups_of, split_by_group
+from datamodules.video_data import VideoData
 
 PERSONS = ("daria", "denis", "eli", "ido", "ira", "lena", "lyova", "moshe", "shahar")
 CLASSES = ("bend", "jack", "jump", "pjump", "run", "side", "skip", "walk", "wave1", "wave2")
@@ -24,8 +25,8 @@ def default_root() -> Path:
     return (Path(named) if named else Path(os.path.relpath(beside))) / "weizmann"
 
 
-class Weizmann(LightningDataModule):
-    """Weizmann's clips, (T, C, size, size) float32 in [0, 1]; fold k tests the k-th person in alphabetical order.
+class Weizmann(VideoData):
+    """Weizmann's clips; fold k tests the k-th person in alphabetical order.
 
     The eight other persons are for training, as in the usual protocol, so by default nothing is validated on: choosing
     anything by the test person's accuracy would spoil it. `val_person` holds out a second person instead.
@@ -34,104 +35,43 @@ class Weizmann(LightningDataModule):
         frames: frames of a clip, T. A shorter video is used whole, with its `length`; the rest is zeros.
         size: side of the clip in pixels; the 180 x 144 frames are squashed, so that nobody walks out of the picture.
         batch_size: clips a batch.
-        num_workers: loader processes; with the cache in memory 0 is fastest.
-        seed: of the training clips and their order.
         fold: 0 to 8, the test person.
         val_person: a person held out of training for validation, or `next` (the one after the test person).
-        stride: take every stride-th frame.
-        views: test clips per video, evenly spaced.
-        clips_per_video: random training clips of each video an epoch.
-        background: subtract the running `median` or `mean` of the video so far, or `none`.
-        grayscale: one channel instead of three.
-        margin: decode this many pixels more than `size` and cut: at random for training, in the middle for the test.
-        flip: mirror half of the training clips.
-        cache: `memory` keeps all videos, uint8 at training size (18 MiB for 32 x 32 in colour), or `none`.
+        fit: `squash` scales both sides and loses nothing, `crop` scales the short side and cuts a square.
         root: folder with the ten class folders; default: see default_root.
+        options: of the clips; see VideoData.
     """
 
     dataset_name = "weizmann"
-    split_name = "leave-one-person-out"
-    min_frames = 1
+    val_options = "--data.val_person next"
+    test_options = "--data.fold"
 
     def __init__(
         self,
         frames: int = 32,
         size: int = 32,
         batch_size: int = 16,
-        num_workers: int = 0,
-        seed: int = 0,
         fold: int = 0,
         val_person: str | None = None,
-        stride: int = 1,
-        views: int = 1,
-        clips_per_video: int = 1,
-        background: str = "none",
-        grayscale: bool = False,
-        margin: int = 0,
-        flip: bool = True,
-        cache: str = "memory",
+        fit: str = "squash",
         root: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__()
-        self.frames, self.size, self.batch_size, self.seed = frames, size, batch_size, seed
-        self.folder = VideoFolder(
-            root=str(_checked(Path(root) if root else default_root())),
-            frames=frames,
-            size=size,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            stride=stride,
-            views=views,
-            clips_per_video=clips_per_video,
-            group_pattern=_PERSON,
-            fold=fold,
-            val_group=val_person,
-            background=background,
-            grayscale=grayscale,
-            fit="squash",
-            margin=margin,
-            flip=flip,
-            cache=cache,
-        )
-        self.fold, self.views = fold, views
-        self.class_names, self.num_classes = self.folder.class_names, self.folder.num_classes
-        self.channels, self.data_hash = self.folder.channels, self.folder.data_hash
-        self.clip_options = self.folder.clip_options
+        folder = _checked(Path(root) if root else default_root())
+        paths = find_videos(folder)
+        self.groups = groups_of(paths, _PERSON)
+        split = split_by_group(self.groups, fold, val_person)
+        listing = folder_listing(folder, paths, split, split_name="leave-one-person-out", fold=fold)
+        super().__init__(listing, frames=frames, size=size, batch_size=batch_size, fit=fit, **options)
 
     @property
     def persons(self) -> list[str]:
         """The persons in the order of the folds."""
-        return sorted(set(self.folder.groups.values()))
+        return sorted(set(self.groups.values()))
 
     def folds(self) -> int:
         """Return the number of persons, 9."""
-        return self.folder.folds()
-
-    def prepare_data(self) -> None:
-        """Make the table of videos once, in one process of each machine."""
-        self.folder.prepare_data()
-
-    def setup(self, stage: str | None = None) -> None:
-        """Read or make the table of videos; broken or short ones are skipped in training and refused in the test."""
-        self.folder.min_frames, self.folder.trainer = self.min_frames, self.trainer
-        self.folder.setup(stage)
-
-    def train_dataloader(self) -> DataLoader:
-        """Return the shuffled, resumable loader."""
-        return self.folder.train_dataloader()
-
-    def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Return the loader of the validation person's videos; an empty list where no person is held out."""
-        return self.folder.val_dataloader()
-
-    def test_dataloader(self) -> DataLoader:
-        """Return the loader of the test person's videos."""
-        return self.folder.test_dataloader()
-
-    def predict_dataloader(self) -> DataLoader:
-        """Return the loader of the test person's videos."""
-        return self.folder.predict_dataloader()
+        return len(self.persons)
 
 
 def _checked(root: Path) -> Path:

@@ -21,12 +21,16 @@ def weizmann(real_data, in_tmp):
     return lambda **options: Weizmann(root=str(real_data / "weizmann"), **options)
 
 
+def paths_of(data):
+    return {split: [entry.path for entry in entries] for split, entries in data.listing.splits.items()}
+
+
 def test_nine_folds_are_disjoint_and_complete(weizmann):
     tests = []
     for fold, person in enumerate(PERSONS):
         data = weizmann(fold=fold)
-        split = data.folder.split
-        assert {data.folder.groups[path] for path in split["test"]} == {person}
+        split = paths_of(data)
+        assert {data.groups[path] for path in split["test"]} == {person}
         assert (len(split["train"]), len(split["val"]), len(split["test"])) == (80, 0, 10)
         assert not set(split["train"]) & set(split["test"])
         tests += split["test"]
@@ -37,7 +41,7 @@ def test_nine_folds_are_disjoint_and_complete(weizmann):
 
 
 def test_validation_person_is_taken_from_training(weizmann):
-    split = weizmann(fold=8, val_person="next").folder.split
+    split = paths_of(weizmann(fold=8, val_person="next"))
     assert [len(split[part]) for part in ("train", "val", "test")] == [70, 10, 10]
     assert {path.split("/")[1].split("_")[0] for path in split["val"]} == {"daria"}
     with pytest.raises(ValueError, match="expected 'next' or one of denis"):
@@ -70,7 +74,7 @@ def test_all_ninety_are_long_enough_for_ten_units(weizmann):
     data = weizmann(frames=32)
     data.min_frames = 19
     data.setup()
-    assert [len(data.folder.videos[split]) for split in ("train", "val", "test")] == [80, 0, 10]
+    assert [len(data.videos[split]) for split in ("train", "val", "test")] == [80, 0, 10]
 
 
 def test_short_real_clips_have_a_mask(weizmann):

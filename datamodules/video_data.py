@@ -1,0 +1,223 @@
+"""VideoData: clips of video files, whatever list they come from.
+
+    leaf (UCF101, VideoFolder, ...)  --Listing-->  VideoData  --table of videos-->  clips  -->  loaders
+
+A leaf finds out which videos there are and how they are split; everything else is here, and the same for all of them.
+"""
+
+import hashlib
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from datamodules.faults import fault, refuse, skip
+from datamodules.index import IndexRow, load_index
+from datamodules.listing import SPLITS, Entry, Listing
+from datamodules.loader import eval_loader, train_loader
+from datamodules.video_dataset import ClipOptions, EvalClips, FrameStore, TrainClips, Video
+
+_STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
+_SCORED = {"validate": "val", "test": "test", "predict": "test"}
+
+log = logging.getLogger(__name__)
+
+
+class VideoData(LightningDataModule, ABC):
+    """Clips of video files, (T, C, size, size) uint8 in [0, 255].
+
+    The first setup reads every file once and keeps a table (see index.py). Training leaves out broken videos and
+    those shorter than `min_frames`, and says how many; validation and test refuse them with the list.
+
+    Args:
+        listing: the videos, by split.
+        frames: frames of a clip, T. A shorter video is used whole, with its `length`; the rest is zeros.
+        size: side of the square clip in pixels.
+        batch_size: clips a batch.
+        num_workers: loader processes.
+        seed: of the training clips and their order; the split does not depend on it.
+        stride: take every stride-th frame.
+        views: test clips per video, evenly spaced; fewer where the video is too short for so many.
+        clips_per_video: random training clips of each video an epoch.
+        background: subtract the running `median` or `mean` of the video so far, or `none`.
+        grayscale: one channel instead of three.
+        fit: `crop` scales the short side and cuts a square, `squash` scales both sides and loses nothing.
+        margin: decode this many pixels more than `size` and cut: at random for training, in the middle for the test.
+        flip: mirror half of the training clips, whole clips at a time. Not where left and right matter.
+        cache: `memory` keeps all videos, uint8 at training size; `none` decodes each clip anew.
+        decoder: `pyav` or `pytorchvideo`, or `auto`: the fastest that works here.
+        jobs: threads that make the table; 0 is one a core.
+    """
+
+    dataset_name: str
+    min_frames = 1
+    index_check = "decode"
+    # What to type for other videos in the validation and the test split: for warnings and errors.
+    val_options = ""
+    test_options = ""
+
+    def __init__(
+        self,
+        listing: Listing,
+        *,
+        frames: int = 16,
+        size: int = 64,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        seed: int = 0,
+        stride: int = 1,
+        views: int = 1,
+        clips_per_video: int = 1,
+        background: str = "none",
+        grayscale: bool = False,
+        fit: str = "crop",
+        margin: int = 0,
+        flip: bool = True,
+        cache: str = "memory",
+        decoder: str = "auto",
+        jobs: int = 0,
+    ) -> None:
+        super().__init__()
+        self.listing, self.seed, self.views, self.jobs = listing, seed, views, jobs
+        self.frames, self.size, self.batch_size, self.num_workers = frames, size, batch_size, num_workers
+        self.clips_per_video = clips_per_video
+        self.clip_options = ClipOptions(frames, size, stride, fit, margin, flip, grayscale, background, decoder)
+        self.store = FrameStore(self.clip_options, cache)
+        self.root, self.fold, self.split_name = listing.root, listing.fold, listing.split_name
+        self.class_names, self.found, self.id_hash = listing.class_names, listing.found, listing.id_hash
+        self.expected, self.missing = listing.expected, listing.missing
+        self.videos: dict[str, list[Video]] = {}
+        self.skipped: dict[str, str] = {}
+
+    @abstractmethod
+    def folds(self) -> int:
+        """Return the number of splits into training and test videos that the set has."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def channels(self) -> int:
+        """1 with `grayscale`, else 3."""
+        return 1 if self.clip_options.grayscale else 3
+
+    @property
+    def protocol(self) -> str:
+        """What a video's score is the mean of, as "3 views of 16 frames at stride 2"."""
+        o = self.clip_options
+        rate = f" at stride {o.stride}" if o.stride > 1 else ""
+        return f"{_counted(self.views, 'view')} of {_counted(o.frames, 'frame')}{rate}"
+
+    @property
+    def data_hash(self) -> str:
+        """16 hex digits: of the official list and the ids that are there; without such a list of paths and sizes."""
+        splits = self.listing.splits
+        if self.expected is None:
+            lines = [f"{split} {e.path} {_bytes(self.root / e.path)}" for split in SPLITS for e in splits[split]]
+        else:
+            lines = [self.id_hash, *(f"{split} {e.video_id}" for split in SPLITS for e in splits.get(split, []))]
+        return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()[:16]
+
+    def prepare_data(self) -> None:
+        """Make the table of videos once; Lightning calls this in one process of each machine, before `setup`."""
+        self._rows(SPLITS)
+
+    def _rows(self, splits: Sequence[str]) -> dict[str, IndexRow]:
+        return load_index(self.root, jobs=self.jobs)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read or make the table, choose the videos of the stage's splits, and decode them where they are kept."""
+        splits = _STAGES.get(stage or "", SPLITS)
+        rows = self._rows(splits)
+        for split in splits:
+            videos, faults = self._sorted_out(self.listing.splits.get(split, []), rows)
+            if split == "train":
+                self.skipped |= faults
+                skip(list(faults.values()), kept=len(videos))
+            else:
+                refuse(list(faults.values()), split)
+            self.videos[split] = videos
+            self._keep(videos)
+        if stage in _SCORED and not self.videos[_SCORED[stage]]:
+            self._refuse_to_score_nothing(_SCORED[stage])
+        if self.videos.get("val") == [] and (self.trainer is None or self.trainer.is_global_zero):
+            log.warning("no video is held out of training for validation%s", self._hint("val"))
+
+    def _refuse_to_score_nothing(self, split: str) -> None:
+        raise ValueError(
+            f"{self.root} has {sum(self.found.values())} videos, none of them in the {split} split "
+            f"({self.split_name}): there is nothing to score. Add videos, or choose another split{self._hint(split)}."
+        )
+
+    def _hint(self, split: str) -> str:
+        options = {"val": self.val_options, "test": self.test_options}[split]
+        return f" ({options})" if options else ""
+
+    def _sorted_out(self, entries: Sequence[Entry], rows: Mapping[str, IndexRow]) -> tuple[list[Video], dict[str, str]]:
+        """Return the videos that can be used, and by id a line for each that cannot."""
+        o = self.clip_options
+        said = {
+            e.video_id: fault(rows[e.path], frames=o.frames, stride=o.stride, min_frames=self.min_frames)
+            for e in entries
+        }
+        good = [
+            Video(self.root / e.path, e.video_id, e.label, rows[e.path].facts.frames)
+            for e in entries
+            if not said[e.video_id]
+        ]
+        return good, {name: problem for name, problem in said.items() if problem}
+
+    def _keep(self, videos: Sequence[Video]) -> None:
+        # Worker processes then share what the parent decoded instead of decoding it once each. Where units are on
+        # several devices, only the processes that feed frames to them decode any.
+        feeds = getattr(getattr(self.trainer, "strategy", None), "feeds_frames", True)
+        if self.store.cache == "memory" and self.num_workers and feeds:
+            for video in videos:
+                self.store.whole(video.path)
+
+    def train_dataloader(self) -> DataLoader:
+        """Return the shuffled, resumable loader."""
+        dataset = TrainClips(self.videos["train"], self.store, seed=self.seed, clips_per_video=self.clips_per_video)
+        return train_loader(
+            dataset,
+            len(dataset),
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            seed=self.seed,
+            trainer=self.trainer,
+        )
+
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """Return the loader of the validation videos; an empty list, so no validation, where none are held out."""
+        return self._eval("val") if self.videos["val"] else []
+
+    def test_dataloader(self) -> DataLoader:
+        """Return the loader of the test videos."""
+        return self._eval("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        """Return the loader of the test videos."""
+        return self._eval("test")
+
+    def _eval(self, split: str) -> DataLoader:
+        dataset = EvalClips(self.videos[split], self.store, views=self.views)
+        return eval_loader(
+            dataset, len(dataset), batch_size=self.batch_size, num_workers=self.num_workers, trainer=self.trainer
+        )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _bytes(path: Path) -> int:
+    """Return the size of a file, -1 where a link leads nowhere."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
