@@ -1,0 +1,193 @@
+"""Official lists of a dataset as values, and the listing that a DataModule makes of them.
+
+    list files --(ucf101.py, hmdb51.py, kinetics.py)--> OfficialLists \
+                                                                       make_listing -> Listing
+    root --(official_files.py: which file is which)--> Match          /
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datamodules.listing import SPLITS, Entry, Listing
+
+_SHOWN = 3  # names shown in an error
+
+
+@dataclass(frozen=True)
+class OfficialVideo:
+    """One line of an official list.
+
+    Args:
+        video_id: the official name, unique in the dataset.
+        label: class number from 0, -1 where the list has none.
+        group: videos of one group come from one source, so a validation split never cuts it.
+        names: file names without suffix under which archives hold it, the official one first.
+        source: name without suffix of the longer video it is cut from, where archives may hold that instead.
+        start_s: where it starts in `source`.
+        end_s: where it ends in `source`.
+    """
+
+    video_id: str
+    label: int
+    group: str
+    names: tuple[str, ...]
+    source: str = ""
+    start_s: float | None = None
+    end_s: float | None = None
+
+
+@dataclass(frozen=True)
+class OfficialLists:
+    """What the official files say of one fold: `splits` by name, and `unused` videos that belong to none of them."""
+
+    dataset: str
+    class_names: list[str]
+    splits: dict[str, list[OfficialVideo]]
+    split_name: str
+    fold: int = 0
+    unused: list[OfficialVideo] = field(default_factory=list)
+
+    @property
+    def videos(self) -> list[OfficialVideo]:
+        """All videos of the archive, whatever their split."""
+        return [*(video for videos in self.splits.values() for video in videos), *self.unused]
+
+
+@dataclass(frozen=True)
+class Match:
+    """Which video has which file (video_id -> path), which are to be `cut` from it, and which files no video has."""
+
+    path: dict[str, str]
+    cut: frozenset[str]
+    extra: list[str]
+
+    def found(self, videos: Sequence[OfficialVideo]) -> list[OfficialVideo]:
+        """Return the videos that have a file."""
+        return [video for video in videos if video.video_id in self.path]
+
+    def missing(self, videos: Sequence[OfficialVideo]) -> list[str]:
+        """Return the ids of the videos that have none."""
+        return [video.video_id for video in videos if video.video_id not in self.path]
+
+
+def make_listing(
+    lists: OfficialLists,
+    root: Path,
+    matched: Match,
+    *,
+    roles: Mapping[str, str] | None = None,
+    val_fraction: float = 0.0,
+) -> Listing:
+    """Return what a DataModule reads: the videos of the lists that have a file.
+
+    Args:
+        lists: the official lists of one fold.
+        root: folder of the files.
+        matched: which video has which file.
+        roles: split -> name of the list it is; default: those of the same name.
+        val_fraction: share of the training videos held out for validation, see `hold_out`.
+
+    Raises:
+        ValueError: `val_fraction` beside a validation list.
+    """
+    roles = roles or {split: split for split in lists.splits}
+    official = {name: lists.splits[name] for name in roles.values() if name in lists.splits}
+    splits = {split: official.get(roles.get(split, ""), []) for split in SPLITS}
+    if val_fraction and splits["val"]:
+        raise ValueError(
+            f"{lists.dataset}: val_fraction {val_fraction}, but the {roles['val']} list is the validation split "
+            "already; leave --data.val_fraction out"
+        )
+    if val_fraction:
+        splits["train"], splits["val"] = hold_out(splits["train"], val_fraction)
+    return Listing(
+        root=root,
+        class_names=lists.class_names,
+        splits={split: [_entry(video, matched) for video in matched.found(videos)] for split, videos in splits.items()},
+        split_name=lists.split_name,
+        fold=lists.fold,
+        expected={split: len(videos) for split, videos in splits.items()},
+        missing={split: missing for split, videos in splits.items() if (missing := matched.missing(videos))},
+        official={name: {video.video_id: video.label for video in videos} for name, videos in official.items()},
+    )
+
+
+def _entry(video: OfficialVideo, matched: Match) -> Entry:
+    path, cut = matched.path[video.video_id], video.video_id in matched.cut
+    return Entry(path, video.video_id, video.label, video.start_s if cut else None, video.end_s if cut else None)
+
+
+def hold_out(videos: Sequence[OfficialVideo], fraction: float) -> tuple[list[OfficialVideo], list[OfficialVideo]]:
+    """Return (train, validation): about `fraction` of each class held out, whole groups only, always the same ones.
+
+    A group that several classes share goes to one side as a whole.
+    """
+    if not 0 <= fraction < 0.5:
+        raise ValueError(f"val_fraction {fraction}: expected 0 or more, and less than 0.5")
+    held: set[str] = set()
+    kept: set[str] = set()
+    for label in sorted({video.label for video in videos}):
+        sizes = Counter(video.group for video in videos if video.label == label)
+        wanted, taken = fraction * sizes.total(), sum(sizes[group] for group in held)
+        for group in sorted(sizes.keys() - held - kept, key=_shuffled):
+            fits = taken + sizes[group] / 2 <= wanted
+            taken += sizes[group] if fits else 0
+            (held if fits else kept).add(group)
+    return [v for v in videos if v.group not in held], [v for v in videos if v.group in held]
+
+
+def _shuffled(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
+
+
+def check_fold(dataset: str, fold: int, folds: Sequence[int]) -> None:
+    """Refuse a fold that the official lists do not have: they are named from 1.
+
+    Raises:
+        ValueError: says which there are.
+    """
+    if fold not in folds:
+        raise ValueError(
+            f"{dataset}: fold {fold}; the official folds are {', '.join(map(str, folds))}, as in the names of the list "
+            "files: they do not count from 0"
+        )
+
+
+def read_lines(file: Path) -> list[str]:
+    """Return the lines of a list without white space around them and without empty ones, whatever the line ends.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    if not file.is_file():
+        raise ValueError(f"there is no list {file.name} in {file.parent}; it holds: {names_in(file.parent)}")
+    lines = (line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines())
+    return [line for line in lines if line]
+
+
+def class_number(label: str, numbers: Mapping[str, int], file: Path, source: str) -> int:
+    """Return the number of a class that `file` names.
+
+    Raises:
+        ValueError: `source`, which the classes come from, does not have it.
+    """
+    if label not in numbers:
+        raise ValueError(
+            f"{file}: the class {label!r} is not among the {len(numbers)} classes of {source}: "
+            f"{few(list(numbers))}. List and classes must be of the same edition."
+        )
+    return numbers[label]
+
+
+def few(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return (", ".join(names[:_SHOWN]) or "nothing") + more
+
+
+def names_in(folder: Path) -> str:
+    """Return the first names in a folder, or that there is none."""
+    return few(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else "there is no such folder"

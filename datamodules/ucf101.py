@@ -1,0 +1,102 @@
+"""UCF101: 101 actions, 13,320 clips, three official folds. Soomro, Zamir, Shah, CRCV-TR-12-01, 2012.
+
+    ucfTrainTestlist/classInd.txt       1 ApplyEyeMakeup                                    counted from 1, CRLF
+    ucfTrainTestlist/trainlist01.txt    ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1
+    ucfTrainTestlist/testlist01.txt     ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi         no class number
+
+The clips of one group (`_g08_`) of a class are cut from one video: the folds never part them, nor does `val_fraction`.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datamodules.official import OfficialLists, OfficialVideo, check_fold, class_number, read_lines
+from datamodules.official_files import find_lists, official_listing
+from datamodules.video_data import VideoData
+
+NAME = "ucf101"
+FOLDS = (1, 2, 3)
+LIST_FOLDERS = ("ucfTrainTestlist", "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist", "annotations", "splits")
+MARKER = "classInd.txt"
+_CLIP = re.compile(r"v_.+_(g\d+)_c\d+")
+
+
+def read_lists(folder: Path, fold: int) -> OfficialLists:
+    """Read classInd.txt and the two lists of a fold.
+
+    Raises:
+        ValueError: a fold that is not 1, 2 or 3, or lists that disagree.
+    """
+    check_fold(NAME, fold, FOLDS)
+    numbers = read_classes(folder / MARKER)
+    files = {part: folder / f"{part}list{fold:02d}.txt" for part in ("train", "test")}
+    splits = {part: [_video(file, line, numbers) for line in read_lines(file)] for part, file in files.items()}
+    return OfficialLists(NAME, list(numbers), splits, "official", fold)
+
+
+def read_classes(file: Path) -> dict[str, int]:
+    """Read classInd.txt; class -> number from 0, in order.
+
+    Raises:
+        ValueError: classes that are not numbered 1, 2, 3, ...
+    """
+    names = {}
+    for number, line in enumerate(read_lines(file), start=1):
+        given, _, name = line.partition(" ")
+        if given != str(number) or not name:
+            raise ValueError(f"{file}: line {number} is {line!r}; expected the class number {number} and a name")
+        names[name] = number - 1
+    return names
+
+
+def _video(file: Path, line: str, numbers: dict[str, int]) -> OfficialVideo:
+    path, _, number = line.partition(" ")
+    label_name, _, name = path.rpartition("/")
+    label = class_number(label_name, numbers, file, MARKER)
+    if number and int(number) != label + 1:
+        raise ValueError(f"{file}: {path} has the class number {number}, but {MARKER} gives {label_name} {label + 1}")
+    name = name.removesuffix(".avi")
+    found = _CLIP.fullmatch(name)
+    if not found:
+        raise ValueError(f"{file}: {path!r} is no clip of UCF101; expected as Archery/v_Archery_g01_c01.avi")
+    # The class HandstandPushups has files v_HandStandPushups_...; some copies are spelled as the class.
+    as_class = f"v_{label_name}{name[found.start(1) - 1 :]}"
+    return OfficialVideo(name, label, f"{label_name}_{found.group(1)}", tuple(dict.fromkeys((name, as_class))))
+
+
+class UCF101(VideoData):
+    """UCF101's clips, the official folds; a result is the mean over folds 1, 2 and 3 (`skip-sideways compare`).
+
+    Args:
+        root: folder of the videos, however deep they lie: UCF-101/ as UCF101.rar unpacks it, or flat.
+        fold: 1, 2 or 3, as the official lists are named.
+        splits: folder of the official lists (ucfTrainTestlist); default: looked for in `root` and beside it.
+        val_fraction: share of each class's training videos held out for validation, whole groups (`_g08_`) at a time.
+        allow_missing: go on where videos of the fold are missing; how many were found goes with every result.
+        size: side of the square clip in pixels.
+        cache: `none` decodes each clip anew; see VideoData for the others.
+    """
+
+    dataset_name = NAME
+    split_options: Mapping[str, str] = {"val": "--data.val_fraction 0.1"}
+
+    def __init__(
+        self,
+        root: str,
+        fold: int = 1,
+        splits: str | None = None,
+        val_fraction: float = 0.0,
+        allow_missing: bool = False,
+        size: int = 112,
+        cache: str = "none",
+        **options: Any,
+    ) -> None:
+        lists = read_lists(find_lists(NAME, Path(root), splits, names=LIST_FOLDERS, marker=MARKER), fold)
+        listing = official_listing(lists, Path(root), val_fraction=val_fraction, allow_missing=allow_missing)
+        super().__init__(listing, size=size, cache=cache, **options)
+
+    def folds(self) -> int:
+        """Return the number of official folds, 3; they count from 1."""
+        return len(FOLDS)
