@@ -58,6 +58,16 @@ def check_state(rule: Rule, executor: str, state: PipelineState | None) -> None:
         )
 
 
+def check_keeps_state(rule: Rule) -> None:
+    """Refuse to go on from a state with a network that holds nothing between two frames, or two clips.
+
+    Raises:
+        ValueError: with what to do instead.
+    """
+    if not rule.forward_shift:
+        raise ValueError(f"a state with rule {rule.name!r}, whose network keeps none; give each clip without a state")
+
+
 def check_stage(network: UnitNetwork | ClipNetwork, stage: Stage | None, state: PipelineState | None = None) -> None:
     """Refuse a stage of another network's placement, of a network that is not cut, or with a stream's state.
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_modules.execution.arguments import (
     check_combination,
+    check_keeps_state,
     check_stage,
     check_state,
     check_targets,
@@ -167,29 +168,39 @@ def clip_logits(
     executor: str = "vectorised",
     lengths_B: Tensor | None = None,
     stage: Stage | None = None,
+    state: PipelineState | None = None,
 ) -> tuple[Tensor | None, Tensor]:
     """Return outputs (B, N, K) and their mask (B, N), as the rule's network computes them at test time (section 2 [D]).
 
     A pipelined network answers at ticks D..T; an ordinary one at every frame. A rule that cannot be pipelined runs
     vectorised whatever `executor` says: nothing is learnt here, so nothing waits. `cuda_graph` runs pipelined here.
-    With a `stage` the outputs are None everywhere but in the last one.
+    With a `stage` the outputs are None everywhere but in the last one. With a `state` the clips go on from there: it is
+    changed in place, and the mask is about the ticks of these frames alone. backprop_shifted's network is the pipeline
+    too, so that a state does for it what it does for Sideways.
 
     Raises:
-        ValueError: a combination that makes no sense; lengths that do not fit; a clip that ends before tick D.
+        ValueError: a combination that makes no sense; lengths that do not fit; a clip that ends before tick D and goes
+            on from nowhere; a state for a network without time.
     """
     rule = replace(make_rule(rule) if isinstance(rule, str) else rule, update="clip")  # no weight changes here
     check_combination(network, rule, executor if rule.pipelines else "vectorised")
-    check_stage(network, stage)
+    check_stage(network, stage, state)
+    if state is not None:
+        check_keeps_state(rule)
     lengths_B = clip_lengths(video_BTCHW, lengths_B)
     if rule.whole_clip:
         outputs_NBK = network_outputs(network, video_BTCHW, rule, lengths_B)
         assert outputs_NBK is not None
         return outputs_NBK.transpose(0, 1), lengths_B[:, None] > 0
-    valid_BN = valid_outputs(rule, network.depth, video_BTCHW.shape[1], lengths_B)
-    executor = ("pipelined" if executor == "cuda_graph" else executor) if rule.pipelines else "vectorised"
+    start = state.tick if state is not None else 0
+    valid_BN = valid_outputs(rule, network.depth, video_BTCHW.shape[1], lengths_B, start=start)
+    if state is not None:
+        executor = "pipelined"
+    else:
+        executor = ("pipelined" if executor == "cuda_graph" else executor) if rule.pipelines else "vectorised"
     _open(network, stage, video_BTCHW, rule, executor, training=False)
     if executor == "pipelined":
         assert isinstance(network, UnitNetwork)
-        return infer_pipelined(network, video_BTCHW, rule, stage), valid_BN
+        return infer_pipelined(network, video_BTCHW, rule, stage, state), valid_BN
     outputs_NBK = network_outputs(network, video_BTCHW, rule, lengths_B, stage)
     return (None if outputs_NBK is None else outputs_NBK.transpose(0, 1)), valid_BN

@@ -45,6 +45,38 @@ def targets_at(targets: Tensor, frame: int) -> Tensor:
     return targets if targets.dim() == 1 else targets[:, frame - 1]
 
 
+def joined_targets(before: Tensor | None, targets: Tensor, *, start: int) -> tuple[Tensor, int]:
+    """Return the targets that a piece of a stream needs, and the number of the frame that they begin after.
+
+    An output of the pipeline is about a frame that came D - 1 ticks ago. So the first outputs of a piece are about
+    frames of the piece before:
+
+        frames      ..  7   8 | 9  10  11  12        D = 3, a piece of four frames after the eighth
+        outputs                 7   8   9  10        `before` holds the targets of frames 7 and 8
+
+    Args:
+        before: of the last frames before this piece (B, n, ...).
+        targets: of this piece (B, T, ...), or labels (B,).
+        start: frames before this piece.
+
+    Raises:
+        ValueError: a target for each frame now, and none of the frames before.
+    """
+    if targets.dim() == 1 or not start:
+        return targets, 0
+    if before is None:
+        raise ValueError(
+            f"targets of shape {tuple(targets.shape)} for a stream whose {start} frames so far had none of their own; "
+            "give a target for each frame from the stream's start on, or labels (B,)"
+        )
+    return torch.cat([before, targets], dim=1), start - before.shape[1]
+
+
+def last_targets(targets: Tensor, depth: int) -> Tensor | None:
+    """Return the targets of the last D - 1 frames, (B, at most D - 1, ...), a copy; None for labels."""
+    return None if targets.dim() == 1 else targets[:, max(0, targets.shape[1] - depth + 1) :].clone()
+
+
 def first_loss_tick(rule: Rule, depth: int) -> int:
     """First tick with an output: D in the pipeline [P, section 2], 1 in the ordinary network."""
     return depth if rule.forward_shift else 1

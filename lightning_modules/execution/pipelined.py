@@ -26,7 +26,15 @@ import torch
 from torch import Tensor
 
 from lightning_modules.execution.arguments import check_gives_output
-from lightning_modules.execution.clip_loss import ClipSums, Loss, cross_entropy, targets_at, valid_outputs
+from lightning_modules.execution.clip_loss import (
+    ClipSums,
+    Loss,
+    cross_entropy,
+    joined_targets,
+    last_targets,
+    targets_at,
+    valid_outputs,
+)
 from lightning_modules.execution.pipeline_state import PipelineState
 from lightning_modules.execution.placement import drain_ticks, message_ticks, whole
 from lightning_modules.execution.schedule import (
@@ -314,11 +322,12 @@ def run_pipelined(
     dtype, shortest = video_BTCHW.dtype, int(lengths_B.min())
     summed: dict[str, Tensor] = {}
     losses, outputs = [], []
+    targets, before = joined_targets(pipeline.state.targets, targets, start=start)
     for tick in range(start + 1, start + frames + drain_ticks(network.wiring, rule) + 1):
         frame = tick - start
         weight_B = None if frame <= shortest else (lengths_B >= frame).to(dtype)
         about = nominal_frame(depth, tick)
-        targets_B = targets_at(targets, max(about - start, 1)) if about >= 1 else None
+        targets_B = targets_at(targets, about - before) if about >= 1 and frame <= frames else None
         # A copy: a view in a graph or in the state would keep the whole clip alive.
         frame_BCHW = video_BTCHW[:, frame - 1].clone() if has_video and frame <= frames else None
         if has_video and frame < frames:
@@ -332,6 +341,7 @@ def run_pipelined(
         elif gradients:
             on_tick(mean_over_alive(gradients, len(lengths_B) if weight_B is None else int(weight_B.sum())))
     pipeline.end_clip()
+    pipeline.state.targets = last_targets(targets, depth)
     valid_BN = valid_outputs(rule, depth, frames, lengths_B, start=start)
     empty = torch.zeros(len(lengths_B), 0, 0, dtype=dtype, device=lengths_B.device)
     logits_BNK = torch.stack(outputs, dim=1) if outputs else empty
@@ -356,20 +366,32 @@ def _add(summed: dict[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
         summed.update({name: gradient.clone() for name, gradient in gradients.items() if name not in summed})
 
 
-def infer_pipelined(network: UnitNetwork, video_BTCHW: Tensor, rule: Rule, stage: Stage | None = None) -> Tensor | None:
+def infer_pipelined(
+    network: UnitNetwork,
+    video_BTCHW: Tensor,
+    rule: Rule,
+    stage: Stage | None = None,
+    state: PipelineState | None = None,
+) -> Tensor | None:
     """Return the outputs (B, N, K) of ticks D..T, tick by tick; None where the last unit works in another stage.
 
+    With a `state` the clip goes on from there, and every tick from D on counts from the stream's start; there may be
+    no output, (B, 0, 0).
+
     Raises:
-        ValueError: the clip ends before the pipeline's first output.
+        ValueError: the clip ends before the pipeline's first output, and no state was given.
     """
     frames = video_BTCHW.shape[1]
-    check_gives_output(network, rule, frames)
-    pipeline = Pipeline(network, rule, cross_entropy, stage=stage, frames=frames)
-    has_video, outputs = pipeline.stage.has_video, []
+    if state is None:
+        check_gives_output(network, rule, frames)
+    pipeline = Pipeline(network, rule, cross_entropy, state, stage=stage, frames=frames)
+    start, has_video, outputs = pipeline.state.tick, pipeline.stage.has_video, []
     for frame in range(frames):
         if has_video and frame + 1 < frames:
-            pipeline.send_frame(frame + 2, video_BTCHW[:, frame + 1])
+            pipeline.send_frame(start + frame + 2, video_BTCHW[:, frame + 1])
         outputs.append(pipeline.infer(video_BTCHW[:, frame] if has_video else None))
     pipeline.end_clip()
+    if not pipeline.stage.has_output:
+        return None
     found = [output for output in outputs if output is not None]
-    return torch.stack(found, dim=1) if pipeline.stage.has_output else None
+    return torch.stack(found, dim=1) if found else video_BTCHW.new_zeros(len(video_BTCHW), 0, 0)
