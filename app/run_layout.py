@@ -11,11 +11,12 @@ from typing import Any
 SCHEMA_VERSION = "1"
 KEYS = (
     "rule", "wiring", "network", "task", "dataset", "split", "fold", "seed", "git_sha", "device", "torch", "data_hash",
+    "views", "id_hash", "data_found", "data_expected",
     "executor", "stages", "update", "stash", "row", "comparison", "tuning", "schema_version",
 )  # fmt: skip
 TASKS = {"ActionRecognition": "action_recognition"}
 # What does not change a result, so does not change a run's name either.
-_WITHOUT_EFFECT = {"num_workers", "root", "index", "cache", "log_gradients_every"}
+_WITHOUT_EFFECT = {"num_workers", "root", "index", "cache", "cache_dir", "jobs", "log_gradients_every"}
 
 
 def init_args(section: Any) -> dict[str, Any]:
@@ -41,6 +42,10 @@ def run_layout(
         "split": getattr(data, "split_name", ""),
         "fold": getattr(data, "fold", 0),
         "data_hash": getattr(data, "data_hash", ""),
+        "views": getattr(data, "protocol", ""),  # what a video's score is the mean of
+        "id_hash": getattr(data, "id_hash", ""),
+        "data_found": _counts(getattr(data, "found", None)),
+        "data_expected": _counts(getattr(data, "expected", None)),  # of the official lists; "" where there are none
         "seed": config.get("seed_everything"),
         "git_sha": commit,
         "device": device,
@@ -53,6 +58,11 @@ def run_layout(
     layout |= {key: chosen.get(key, "") for key in ("rule", "wiring", "network", "executor", "update", "stash")}
     layout["row"] = " ".join(str(layout[key]) for key in ("network", "wiring", "rule"))
     return {key: str(layout[key]) for key in KEYS}
+
+
+def _counts(videos: Mapping[str, int] | None) -> str:
+    """Return `9537 train, 3783 test`: the numbers of videos by split."""
+    return ", ".join(f"{number} {split}" for split, number in (videos or {}).items() if number)
 
 
 def run_name(layout: Mapping[str, str], config: Mapping[str, Any]) -> str:

@@ -79,7 +79,7 @@ def draw_table(selection: Selection, table: pd.DataFrame, palette: Palette) -> N
 
 def _column(column: str) -> Any:
     title, explanation = display.header(column)
-    text = column in ("swatch", "line", *tables.LINE)
+    text = column in ("swatch", "line", "videos", "id_hash", *tables.LINE)
     kind = st.column_config.TextColumn if text else st.column_config.NumberColumn
     return kind(title, help=explanation, width=display.WIDTHS_PX.get(column))
 
@@ -123,12 +123,21 @@ def draw_cost(table: pd.DataFrame, palette: Palette) -> None:
 
 def draw_runs(runs: pd.DataFrame) -> None:
     """Draw the list of single runs, open where one of them did not finish."""
-    columns = ["status", "line", "fold", "seed", tables.SCORE, "started", "ended", "git_sha", "run_id"]
+    columns = ["status", "line", "fold", "seed", tables.SCORE, *_stated(runs), "started", "ended", "git_sha", "run_id"]
     listed = runs.sort_values(["status", "line", "fold", "seed"])[columns]
     # pyarrow reads times with a zone in a way that pandas deprecates; the headers name the zone.
     listed = listed.assign(**{name: listed[name].dt.tz_localize(None) for name in ("started", "ended")})
     with st.expander(f"All runs ({len(runs)})", expanded=bool((runs["status"] != "FINISHED").any())):
         st.dataframe(listed, hide_index=True, column_config=_RUN_COLUMNS, key="runs_table", placeholder="–")
+
+
+def _stated(runs: pd.DataFrame) -> list[str]:
+    """Return the tags of the data that some run has: older runs have none."""
+    return [
+        name
+        for name in ("data_found", "data_expected", "id_hash", "views")
+        if runs[name].replace("", None).notna().any()
+    ]
 
 
 _RUN_COLUMNS: dict[str, Any] = {
@@ -137,6 +146,10 @@ _RUN_COLUMNS: dict[str, Any] = {
     "fold": "Fold",
     "seed": "Seed",
     tables.SCORE: st.column_config.NumberColumn("Top-1", format="%.3f"),
+    "data_found": "Videos found",
+    "data_expected": "Videos expected",
+    "id_hash": "Id list",
+    "views": "Views",
     "started": st.column_config.DatetimeColumn("Started (UTC)", format="YYYY-MM-DD HH:mm:ss"),
     "ended": st.column_config.DatetimeColumn("Ended (UTC)", format="YYYY-MM-DD HH:mm:ss"),
     "git_sha": "Commit",

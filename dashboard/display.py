@@ -25,6 +25,12 @@ HEADERS = {
         "Δ Top-1",
         "Difference to the control, paired by fold and seed [95 % bootstrap interval]",
     ),
+    "videos": (
+        "Videos",
+        "Videos found / in the official list, summed over the folds; without an official list, videos found",
+    ),
+    "id_hash": ("Id list", "Hash of the official ids, splits and labels of each fold: the same where the lists are"),
+    "views": ("Views", "What the score of a test video is the mean of"),
     "latency/tick_ms": ("Tick (ms)", "Inference latency per frame, batch 1"),
     "latency/step_p50_ms": ("Step (ms)", "Training step, median"),
     "train/frames_per_second": ("Frames/s", "Training speed, frames a second"),
@@ -63,7 +69,9 @@ def shown_columns(table: pd.DataFrame) -> list[str]:
     """Return the columns to show, in order: settings only where they differ, costs only where some line has them."""
     costs = [column for column in _COSTS if table[column].notna().any()]
     settings = [name for name in varying_settings(table) if name in ("rule", "wiring", "network")]
-    return ["swatch", "line", *settings, "runs", "folds", "seeds", SCORE, "difference", *costs]
+    views = [name for name in varying_settings(table) if name == "views"]
+    data = [name for name in ("videos", "id_hash") if (table[name] != "").any()]
+    return ["swatch", "line", *settings, "runs", "folds", "seeds", SCORE, "difference", *views, *data, *costs]
 
 
 def header(column: str) -> tuple[str, str]:

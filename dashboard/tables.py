@@ -1,9 +1,10 @@
 """The comparison table: which runs count, mean and spread, paired difference to a control. No Streamlit, no MLflow.
 
-A *line* of the table is one setting (LINE: row, rule, wiring, network and what else changes the arithmetic); its runs
-are the cells fold x seed. Mean, spread and the difference's interval are those of `compare` (app.comparison.statistics:
-seeds averaged within a fold, then folds), so that the page and results.md agree. The numbers of folds and seeds stand
-beside them, so that one fold never passes for all. Differences are paired: same split, data, fold and seed.
+A *line* of the table is one setting (LINE: row, rule, wiring, network, the views of a test video and what else changes
+the result); its runs are the cells fold x seed. Mean, spread and the difference's interval are those of `compare`
+(app.comparison.statistics: seeds averaged within a fold, then folds), so that the page and results.md agree. The
+numbers of folds and seeds stand beside them, so that one fold never passes for all. Differences are paired: same split,
+data, fold and seed.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import math
 import pandas as pd
 
 from app.comparison import statistics
+from dashboard import data_columns
 from dashboard.runs import METRICS
 
-LINE = ["row", "rule", "wiring", "network", "split", "update", "stash", "executor", "device"]
+LINE = ["row", "rule", "wiring", "network", "split", "update", "stash", "executor", "device", "views"]
 CELL = ["split", "fold", "seed"]
 SINGLE_RUNS = "single runs"
 SCORE = "test/top1"
@@ -77,9 +79,10 @@ def default_control(runs: pd.DataFrame) -> str | None:
 def comparison_table(runs: pd.DataFrame, control: str | None) -> pd.DataFrame:
     """Return one line a setting, best score first.
 
-    Columns: `line`, LINE, counts `runs`, `folds`, `seeds`; for each metric M `M` (mean) and `M std` (NaN for a single
-    run); and of SCORE to `control` the `difference`, its 95 % interval `low`, `high` (NaN below three folds, or seeds
-    of one fold) and the number of `pairs`. A setting of which no run finished has NaN.
+    Columns: `line`, LINE, counts `runs`, `folds`, `seeds`, the texts `videos` and `id_hash` of data_columns; for each
+    metric M `M` (mean) and `M std` (NaN for a single run); and of SCORE to `control` the `difference`, its 95 %
+    interval `low`, `high` (NaN below three folds, or seeds of one fold) and the number of `pairs`. A setting of which
+    no run finished has NaN.
     """
     counted = newest(tested(runs))
     records = [
@@ -87,6 +90,8 @@ def comparison_table(runs: pd.DataFrame, control: str | None) -> pd.DataFrame:
             **group[LINE].iloc[0].to_dict(),
             "line": line,
             **_statistics(counted[counted["line"] == line]),
+            "videos": data_columns.videos(counted[counted["line"] == line]),
+            "id_hash": data_columns.hashes(counted[counted["line"] == line]),
             **paired_difference(counted, line, control),
         }
         for line, group in runs.groupby("line", sort=True)
@@ -97,7 +102,20 @@ def comparison_table(runs: pd.DataFrame, control: str | None) -> pd.DataFrame:
 
 def _columns() -> list[str]:
     metrics = [name for metric in METRICS for name in (metric, f"{metric} std")]
-    return ["line", *LINE, "runs", "folds", "seeds", *metrics, "difference", "low", "high", "pairs"]
+    return [
+        "line",
+        *LINE,
+        "runs",
+        "folds",
+        "seeds",
+        "videos",
+        "id_hash",
+        *metrics,
+        "difference",
+        "low",
+        "high",
+        "pairs",
+    ]
 
 
 def _statistics(runs: pd.DataFrame) -> dict[str, float]:
@@ -146,7 +164,7 @@ def varying_settings(table: pd.DataFrame) -> list[str]:
 
 
 def remarks(runs: pd.DataFrame, control: str | None) -> list[str]:
-    """Return one sentence for everything that keeps a run out of the means or out of a pair."""
+    """Return one sentence for everything that keeps a run out of the means or out of a pair, or mixes two data sets."""
     counted = newest(tested(runs))
     finished = runs[runs["status"] == "FINISHED"]
     left_out = {
@@ -161,7 +179,8 @@ def remarks(runs: pd.DataFrame, control: str | None) -> list[str]:
         f"{number} of {len(runs)} runs {what}: not in the means." for what, number in left_out.items() if number
     ]
     others = sorted(set(counted["line"]) - {control}) if control else []
-    return sentences + [sentence for line in others if (sentence := _unpaired(counted, line, control))]
+    unpaired = [sentence for line in others if (sentence := _unpaired(counted, line, control))]
+    return sentences + data_columns.mixed(counted) + unpaired
 
 
 def _unpaired(counted: pd.DataFrame, line: str, control: str | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import warnings
+from pathlib import Path
 
 import pytest
 from dashboard_store import fill_demo, uri_of
@@ -34,6 +35,30 @@ def demo_db(_stores, tmp_path):
 def bare_db(_stores, tmp_path):
     """Return a database with MLflow's tables and no run."""
     return shutil.copy(_stores / "bare.db", tmp_path / "mlflow.db")
+
+
+@pytest.fixture
+def open_page(monkeypatch, tmp_path):
+    """Return a function: run the page on a tracking URI with query parameters, and return it."""
+    import streamlit as st
+    from streamlit.testing.v1 import AppTest
+
+    import dashboard
+
+    monkeypatch.chdir(tmp_path)
+    st.cache_data.clear()
+    st.cache_resource.clear()
+
+    def run(uri, **parameters):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        page = AppTest.from_file(Path(dashboard.__file__).parent / "Home.py", default_timeout=60)
+        for name, value in parameters.items():
+            page.query_params[name] = value
+        page.run()
+        assert not page.exception
+        return page
+
+    return run
 
 
 @pytest.fixture

@@ -102,3 +102,8 @@ def fill_demo(client: MlflowClient) -> None:
 def uri_of(path: Path) -> str:
     """Return the tracking URI of a database file."""
     return f"sqlite:///{path}"
+
+
+def table_of(page):
+    """Return the comparison table that a page shows, by line."""
+    return page.dataframe[0].value.set_index("line")

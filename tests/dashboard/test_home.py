@@ -2,41 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-import streamlit as st
-from dashboard_store import TOP1, uri_of, write_run
+from dashboard_store import TOP1, table_of, uri_of, write_run
 from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
-from streamlit.testing.v1 import AppTest
 
-import dashboard
 from dashboard.runs import open_store
-
-HOME = Path(dashboard.__file__).parent / "Home.py"
-
-
-@pytest.fixture
-def open_page(monkeypatch, tmp_path):
-    """Return a function: run the page on a tracking URI with query parameters, and return it."""
-    monkeypatch.chdir(tmp_path)
-    st.cache_data.clear()
-    st.cache_resource.clear()
-
-    def run(uri, **parameters):
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        page = AppTest.from_file(HOME, default_timeout=60)
-        for name, value in parameters.items():
-            page.query_params[name] = value
-        page.run()
-        assert not page.exception
-        return page
-
-    return run
-
-
-def table_of(page):
-    return page.dataframe[0].value.set_index("line")
 
 
 def shown_texts(page):
