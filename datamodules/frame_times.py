@@ -40,9 +40,9 @@ def from_text(text: str) -> np.ndarray:
     if not text:
         return np.zeros(0, np.int64)
     first, *runs = text.split(" ")
-    pairs = [run.partition("*")[::2] for run in runs]
+    pairs = [run.split("*") if "*" in run else (run, "1") for run in runs]
     try:
-        steps = np.repeat([int(step) for step, _ in pairs], [int(count or 1) for _, count in pairs]).astype(np.int64)
+        steps = np.repeat([int(step) for step, _ in pairs], [int(count) for _, count in pairs]).astype(np.int64)
         return np.concatenate([[int(first)], int(first) + np.cumsum(steps)]).astype(np.int64)
     except ValueError:
         raise ValueError(

@@ -15,7 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from datamodules.decoding import VideoFacts, probe
+from datamodules.probing import probe
+from datamodules.video_facts import VideoFacts
 
 SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".wmv", ".flv", ".ogv", ".3gp", ".ts")
 INDEX_NAME = ".skip-sideways-index.csv"

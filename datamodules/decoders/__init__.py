@@ -1,0 +1,1 @@
+"""The decoding backends, one file each; `datamodules.decoding` is the way in."""
