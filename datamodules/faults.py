@@ -1,22 +1,68 @@
-"""Videos that cannot be used: training skips them and says how many, an evaluation refuses them and lists them."""
+"""Videos that cannot be used: training leaves them out and says so, an evaluation refuses them and lists them.
+
+    known from the table         skip (training), refuse (validation, test): before anything is trained or scored
+    found while training         Fault instead of an item -> left out of its batch, never replaced -> counted, warned once
+
+    items     clip  Fault  clip  clip             Fault  Fault
+    batch     clip         clip  clip             (a batch of no clips)
+
+A batch that has lost all of its clips stays, empty: Lightning counts batches against the loader's length, so that
+without it an epoch would end without validation, and a resumed one would not find its place.
+"""
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from datamodules.clips import clip_length
-from datamodules.index import IndexRow
+from torch.utils.data import default_collate
+
+from datamodules.decoding import VideoFacts
 
 log = logging.getLogger(__name__)
 _LISTED = 20
 
 
-def fault(row: IndexRow, *, frames: int, stride: int, min_frames: int) -> str:
-    """Return why clips cannot be taken from a video, or ""."""
-    if row.facts.problem:
-        return f"broken: {row.path}: {row.facts.problem}"
-    length = clip_length(row.facts.frames, frames, stride)
+@dataclass(frozen=True)
+class Fault:
+    """A training clip that could not be had: its video, why, and an item of its form without frames."""
+
+    video_id: str
+    reason: str
+    form: dict[str, Any]
+
+
+class Collated(NamedTuple):
+    """A batch, and the faults of the items that it lacks."""
+
+    batch: dict[str, Any]
+    faults: list[tuple[str, str]]
+
+
+def collate(items: Sequence[Any]) -> Any:
+    """Return the batch of the items; beside the faults, where there are any, as Collated."""
+    faults = [item for item in items if isinstance(item, Fault)]
+    if not faults:
+        return default_collate(list(items))
+    whole = [item for item in items if not isinstance(item, Fault)]
+    batch = default_collate(whole or [faults[0].form])
+    if not whole:
+        batch = {name: values[:0] for name, values in batch.items()}
+    return Collated(batch, [(fault.video_id, fault.reason) for fault in faults])
+
+
+def fault(path: str, facts: VideoFacts, *, frames: int, length: int, rate: str, min_frames: int) -> str:
+    """Return why clips cannot be taken from a video, or "".
+
+    `frames`: of the video. `length`: frames of its longest clip, chosen as `rate` says.
+    """
+    if facts.problem:
+        return f"broken: {path}: {facts.problem}"
+    if not frames:
+        return f"broken: {path}: the file is over after {facts.duration_s:g} s, before the video's time range begins"
     if length < min_frames:
-        return f"short: {row.path}: {row.facts.frames} frames, {length} at stride {stride}, needed {min_frames}"
+        chosen = f", {length} {rate}" if rate else ""
+        return f"short: {path}: {frames} frames{chosen}, needed {min_frames}"
     return ""
 
 

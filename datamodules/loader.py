@@ -5,10 +5,12 @@
     state      {"epoch": e, "batches": 2}       resumed: i4 i5 | ...       epoch e+1: whole again
 
 Lightning calls `iter()` before it calls the sampler's `set_epoch`, and worker processes fetch ahead of the trainer.
-So the epoch is read at the first `next()`, and only batches that were handed out are counted.
+So the epoch is read at the first `next()`, and only batches that were handed out are counted. Items that could not be
+had are missing from their batch (faults.py).
 """
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,12 @@ import torch
 from lightning import Trainer
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
+from datamodules.faults import Collated, collate
+
 Key = tuple[int, int]
+OnFault = Callable[[str, str], None]
+
+log = logging.getLogger(__name__)
 
 
 def epoch_order(seed: int, epoch: int, items: int) -> np.ndarray:
@@ -29,12 +36,15 @@ class EpochSampler(DistributedSampler):
 
     Shuffled, it is for training: each replica gets the same number of items, a remainder is left out of that epoch.
     Not shuffled, it is for evaluation: the epoch in the key is always 0, the order is the dataset's, and no item is
-    repeated. It is a DistributedSampler so that Lightning leaves it in place.
+    repeated. Not shuffled but `numbered`, the epoch is in the key, for a dataset that draws its order from it. It is a
+    DistributedSampler so that Lightning leaves it in place.
     """
 
-    def __init__(self, items: int, *, seed: int, shuffle: bool, replicas: int = 1, rank: int = 0) -> None:
+    def __init__(
+        self, items: int, *, seed: int, shuffle: bool, numbered: bool = False, replicas: int = 1, rank: int = 0
+    ) -> None:
         super().__init__(range(items), num_replicas=replicas, rank=rank, shuffle=shuffle, seed=seed)  # type: ignore[arg-type]
-        self.items = items
+        self.items, self.numbered = items, numbered or shuffle
         self.start = 0
 
     def __len__(self) -> int:
@@ -44,7 +54,7 @@ class EpochSampler(DistributedSampler):
 
     def __iter__(self) -> Iterator[Key]:  # type: ignore[override]
         start, self.start = self.start, 0
-        epoch = self.epoch if self.shuffle else 0
+        epoch = self.epoch if self.numbered else 0
         order = epoch_order(self.seed, epoch, self.items) if self.shuffle else np.arange(self.items)
         mine = order[self.rank :: self.num_replicas][: len(self)]
         return iter([(epoch, int(index)) for index in mine[start:]])
@@ -54,16 +64,19 @@ class ResumableLoader(DataLoader):
     """A DataLoader over an EpochSampler with `state_dict()` and `load_state_dict()`, which Lightning saves and loads.
 
     One iterator at a time: its position is the loader's. `len()` is the whole epoch's, also while one is resumed.
+    `on_fault(video id, reason)` is called in this process for each item that is missing from a batch.
     """
 
     sampler: EpochSampler
 
-    def __init__(self, dataset: Dataset, *, sampler: Sampler, **options: Any) -> None:
+    def __init__(self, dataset: Dataset, *, sampler: Sampler, on_fault: OnFault | None = None, **options: Any) -> None:
         if not isinstance(sampler, EpochSampler):  # overfit_batches: Lightning puts a sequential one in its place
             sampler = EpochSampler(len(dataset), seed=0, shuffle=False)  # type: ignore[arg-type]
         # An own generator: starting an iterator must not draw from the global one, which the checkpoint restores.
         options.setdefault("generator", torch.Generator().manual_seed(sampler.seed))
+        options.setdefault("collate_fn", collate)
         super().__init__(dataset, sampler=sampler, **options)
+        self.on_fault = on_fault or _warn
         self._epoch = 0
         self._batches = 0
         self._resumed = False
@@ -71,9 +84,22 @@ class ResumableLoader(DataLoader):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         # A generator: everything below happens at the first next(), after Lightning's set_epoch.
         self._begin()
+        faults: list[tuple[str, str]] = []
+        clips = 0
         for batch in super().__iter__():
             self._batches += 1
+            if isinstance(batch, Collated):
+                batch, missing = batch
+                faults += missing
+                for video_id, reason in missing:
+                    self.on_fault(video_id, reason)
+            clips += 1 if not faults else len(batch["label"])
             yield batch
+        if faults and not clips:
+            raise ValueError(
+                f"no clip of epoch {self._epoch} could be decoded, so there is nothing to train on; {len(faults)} "
+                f"failed, the first: {faults[0][1]}. Check the files: skip-sideways data verify --root DIR"
+            )
 
     def _begin(self) -> None:
         goes_on = self._resumed and self._epoch == self.sampler.epoch and self._batches < len(self)
@@ -113,18 +139,30 @@ class ResumableLoader(DataLoader):
 
 
 def train_loader(
-    dataset: Dataset, items: int, *, batch_size: int, num_workers: int, seed: int, trainer: Trainer | None
+    dataset: Dataset,
+    items: int,
+    *,
+    batch_size: int,
+    num_workers: int,
+    seed: int,
+    trainer: Trainer | None,
+    on_fault: OnFault | None = None,
 ) -> ResumableLoader:
     """Return the shuffled, resumable loader. The last, smaller batch is left out, unless it is the only one."""
     sampler = EpochSampler(items, seed=seed, shuffle=True, **_replica(trainer))
     return ResumableLoader(
         dataset,
         sampler=sampler,
+        on_fault=on_fault,
         batch_size=batch_size,
         num_workers=num_workers,
         drop_last=len(sampler) >= batch_size,
         persistent_workers=num_workers > 0,
     )
+
+
+def _warn(video_id: str, reason: str) -> None:
+    log.warning("training leaves out a clip of %s: %s", video_id, reason)
 
 
 def eval_loader(

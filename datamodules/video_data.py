@@ -9,15 +9,20 @@ import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from datamodules.clips import cut_range
+from datamodules.decoding import VideoFacts
 from datamodules.faults import fault, refuse, skip
 from datamodules.index import IndexRow, load_index
 from datamodules.listing import SPLITS, Entry, Listing
 from datamodules.loader import eval_loader, train_loader
+from datamodules.transforms import Augmentations
 from datamodules.video_dataset import ClipOptions, EvalClips, FrameStore, TrainClips, Video
 
 _STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
@@ -39,14 +44,21 @@ class VideoData(LightningDataModule, ABC):
         batch_size: clips a batch.
         num_workers: loader processes.
         seed: of the training clips and their order; the split does not depend on it.
-        stride: take every stride-th frame.
-        views: test clips per video, evenly spaced; fewer where the video is too short for so many.
+        fps: frame rate of the clips: frames are chosen by their time stamps, a slower file shows frames twice; none if
+            unset: the files' own frames.
+        stride: take every stride-th frame of the file; not together with fps.
+        views: test clips per video, evenly spaced in time; fewer where the video is too short for so many.
+        crops: test cuts per view: 1 is the middle, 3 are spread along the longer side; a video's score is the mean.
         clips_per_video: random training clips of each video an epoch.
         background: subtract the running `median` or `mean` of the video so far, or `none`.
         grayscale: one channel instead of three.
         fit: `crop` scales the short side and cuts a square, `squash` scales both sides and loses nothing.
         margin: decode this many pixels more than `size` and cut: at random for training, in the middle for the test.
         flip: mirror half of the training clips, whole clips at a time. Not where left and right matter.
+        crop_scale: smallest and largest share of the area that a random resized crop of a training clip keeps, as
+            [0.5, 1.0]; none if unset.
+        augmentations: transforms of uint8 training clips (T, C, size, size), one random choice a clip, as
+            torchvision.transforms.v2.ColorJitter.
         cache: `memory` keeps all videos, uint8 at training size; `none` decodes each clip anew.
         decoder: `pyav` or `pytorchvideo`, or `auto`: the fastest that works here.
         jobs: threads that make the table; 0 is one a core.
@@ -68,23 +80,29 @@ class VideoData(LightningDataModule, ABC):
         batch_size: int = 8,
         num_workers: int = 0,
         seed: int = 0,
+        fps: float | None = None,
         stride: int = 1,
         views: int = 1,
+        crops: int = 1,
         clips_per_video: int = 1,
         background: str = "none",
         grayscale: bool = False,
         fit: str = "crop",
         margin: int = 0,
         flip: bool = True,
+        crop_scale: list[float] | None = None,
+        augmentations: list[torch.nn.Module] | None = None,
         cache: str = "memory",
         decoder: str = "auto",
         jobs: int = 0,
     ) -> None:
         super().__init__()
-        self.listing, self.seed, self.views, self.jobs = listing, seed, views, jobs
+        self.listing, self.seed, self.jobs = listing, seed, jobs
+        self.views, self.crops = views, _checked_crops(crops, views, fit)
         self.frames, self.size, self.batch_size, self.num_workers = frames, size, batch_size, num_workers
         self.clips_per_video = clips_per_video
-        self.clip_options = ClipOptions(frames, size, stride, fit, margin, flip, grayscale, background, decoder)
+        self.clip_options = ClipOptions(frames, size, stride, fit, margin, flip, grayscale, background, decoder, fps)
+        self.augmentations = Augmentations(size, crop_scale, augmentations or [])
         self.store = FrameStore(self.clip_options, cache)
         self.root, self.fold, self.split_name = listing.root, listing.fold, listing.split_name
         self.class_names, self.found, self.id_hash = listing.class_names, listing.found, listing.id_hash
@@ -104,14 +122,14 @@ class VideoData(LightningDataModule, ABC):
     @property
     def channels(self) -> int:
         """1 with `grayscale`, else 3."""
-        return 1 if self.clip_options.grayscale else 3
+        return self.clip_options.channels
 
     @property
     def protocol(self) -> str:
-        """What a video's score is the mean of, as "3 views of 16 frames at stride 2"."""
+        """What a video's score is the mean of, as "10 views x 3 crops of 32 frames at 12.5 fps"."""
         o = self.clip_options
-        rate = f" at stride {o.stride}" if o.stride > 1 else ""
-        return f"{_counted(self.views, 'view')} of {_counted(o.frames, 'frame')}{rate}"
+        clips = f"{_counted(self.views, 'view')} x {_counted(self.crops, 'crop')} of {_counted(o.frames, 'frame')}"
+        return f"{clips} {o.rate}".rstrip()
 
     @property
     def data_hash(self) -> str:
@@ -160,17 +178,23 @@ class VideoData(LightningDataModule, ABC):
 
     def _sorted_out(self, entries: Sequence[Entry], rows: Mapping[str, IndexRow]) -> tuple[list[Video], dict[str, str]]:
         """Return the videos that can be used, and by id a line for each that cannot."""
+        found = {e.video_id: self._video(e, rows[e.path].facts) for e in entries}
+        good = [video for video in found.values() if isinstance(video, Video)]
+        return good, {name: said for name, said in found.items() if isinstance(said, str)}
+
+    def _video(self, entry: Entry, facts: VideoFacts) -> Video | str:
+        """Return the video of an entry, or why it cannot be used."""
         o = self.clip_options
-        said = {
-            e.video_id: fault(rows[e.path], frames=o.frames, stride=o.stride, min_frames=self.min_frames)
-            for e in entries
-        }
-        good = [
-            Video(self.root / e.path, e.video_id, e.label, rows[e.path].facts.frames)
-            for e in entries
-            if not said[e.video_id]
-        ]
-        return good, {name: problem for name, problem in said.items() if problem}
+        video = Video(self.root / entry.path, entry.video_id, entry.label, facts.frames, 0, facts)
+        try:
+            if not facts.problem and (entry.start_s, entry.end_s) != (None, None):
+                first, frames = cut_range(video.timeline, entry.start_s, entry.end_s)
+                video = replace(video, first=first, frames=frames)
+            length = o.length(video) if video.frames and not facts.problem else 0
+        except ValueError as error:  # no time stamps where they are needed
+            return f"broken: {entry.path}: {error}"
+        said = fault(entry.path, facts, frames=video.frames, length=length, rate=o.rate, min_frames=self.min_frames)
+        return said or video
 
     def _keep(self, videos: Sequence[Video]) -> None:
         # Worker processes then share what the parent decoded instead of decoding it once each. Where units are on
@@ -178,11 +202,17 @@ class VideoData(LightningDataModule, ABC):
         feeds = getattr(getattr(self.trainer, "strategy", None), "feeds_frames", True)
         if self.store.cache == "memory" and self.num_workers and feeds:
             for video in videos:
-                self.store.whole(video.path)
+                self.store.whole(video)
 
     def train_dataloader(self) -> DataLoader:
         """Return the shuffled, resumable loader."""
-        dataset = TrainClips(self.videos["train"], self.store, seed=self.seed, clips_per_video=self.clips_per_video)
+        dataset = TrainClips(
+            self.videos["train"],
+            self.store,
+            seed=self.seed,
+            clips_per_video=self.clips_per_video,
+            augmentations=self.augmentations,
+        )
         return train_loader(
             dataset,
             len(dataset),
@@ -190,7 +220,14 @@ class VideoData(LightningDataModule, ABC):
             num_workers=self.num_workers,
             seed=self.seed,
             trainer=self.trainer,
+            on_fault=self._leave_out,
         )
+
+    def _leave_out(self, video_id: str, reason: str) -> None:
+        """Count a training video of which a clip could not be had, and say so once."""
+        if video_id not in self.skipped:
+            self.skipped[video_id] = reason
+            log.warning("training leaves out a clip of %s: %s. %d left out so far", video_id, reason, len(self.skipped))
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """Return the loader of the validation videos; an empty list, so no validation, where none are held out."""
@@ -205,7 +242,7 @@ class VideoData(LightningDataModule, ABC):
         return self._eval("test")
 
     def _eval(self, split: str) -> DataLoader:
-        dataset = EvalClips(self.videos[split], self.store, views=self.views)
+        dataset = EvalClips(self.videos[split], self.store, views=self.views, crops=self.crops)
         return eval_loader(
             dataset, len(dataset), batch_size=self.batch_size, num_workers=self.num_workers, trainer=self.trainer
         )
@@ -221,3 +258,11 @@ def _bytes(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return -1
+
+
+def _checked_crops(crops: int, views: int, fit: str) -> int:
+    if min(crops, views) < 1 or crops not in (1, 3):
+        raise ValueError(f"views {views} and crops {crops}: expected 1 view or more, and 1 or 3 crops")
+    if crops == 3 and fit == "squash":
+        raise ValueError("crops 3 with fit 'squash': a squashed frame is square and has no longer side; use fit 'crop'")
+    return crops

@@ -1,39 +1,75 @@
 """Clips of video files as a map-style dataset.
 
-file -> decode at the training size -> grey -> background -> (cache) | -> clip -> cut, mirror -> float in [0, 1]
-        whole video, uint8, once where it is kept in memory           | per item (epoch, index)
+file -> decode at the training size -> grey -> background -> (cache) | -> clip -> cut, mirror, augment -> uint8
+        whole video, uint8, once where it is kept                     | per item (epoch, index)
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.background import BACKGROUNDS, subtract
-from datamodules.clips import clip_rng, span, train_start, view_starts
-from datamodules.decoding import DECODERS, FITS, decode
+from datamodules.background import BACKGROUNDS
+from datamodules.clips import (
+    Timeline,
+    clip_length,
+    clip_rng,
+    frames_at,
+    timeline,
+    train_start,
+    train_start_at,
+    view_starts,
+    view_starts_at,
+)
+from datamodules.decoding import DECODERS, FITS, DecodingError, VideoFacts
+from datamodules.faults import Fault
+from datamodules.frame_store import FrameStore
 from datamodules.loader import Key
-from datamodules.transforms import apply_choice, centre_choice, grey, random_choice, to_float
+from datamodules.transforms import Augmentations, apply_choice, crop_choice, padded, random_choice
 
-CACHES = ("memory", "none")
+__all__ = ["ClipOptions", "EvalClips", "FrameStore", "TrainClips", "Video"]
 
 
 @dataclass(frozen=True)
 class Video:
-    """One video file: where it is, its name in the dataset, its class, and how many frames decode."""
+    """One video: a file, or a range of a longer one.
+
+    Args:
+        path: the file.
+        video_id: name in the dataset.
+        label: class index.
+        frames: that the video has.
+        first: number of its first frame in the file.
+        facts: what the table says of the file.
+    """
 
     path: Path
     video_id: str
     label: int
     frames: int
+    first: int = 0
+    facts: VideoFacts | None = None
+
+    @property
+    def timeline(self) -> Timeline:
+        """When its frames are on screen, from its first frame on."""
+        assert self.facts is not None
+        tick_s = float(Fraction(self.facts.time_base)) if self.facts.pts else 0.0
+        return timeline(self.facts.times_s()[self.first : self.first + self.frames], self.facts.fps, tick_s)
 
 
 @dataclass(frozen=True)
 class ClipOptions:
-    """What a clip of a video looks like. `margin`: pixels decoded beyond `size`, room for the random cut."""
+    """What a clip of a video looks like. `margin`: pixels decoded beyond `size`, room for the random cut.
+
+    `fps`: the clip's frame rate; None: every `stride`-th frame of the file.
+    """
 
     frames: int
     size: int
@@ -44,6 +80,7 @@ class ClipOptions:
     grayscale: bool
     background: str
     decoder: str
+    fps: float | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (("fit", FITS), ("background", BACKGROUNDS), ("decoder", ("auto", *DECODERS))):
@@ -51,87 +88,134 @@ class ClipOptions:
                 raise ValueError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(allowed)}")
         if min(self.frames, self.size, self.stride) < 1 or self.margin < 0:
             raise ValueError(f"frames, size and stride must be >= 1, margin >= 0; given {self}")
+        if self.fps is not None and (self.fps <= 0 or self.stride > 1):
+            raise ValueError(
+                f"fps {self.fps:g} with stride {self.stride}: expected fps > 0, and with it stride 1: frames are "
+                "chosen by time or by number. Halve fps instead of taking every second frame."
+            )
 
+    @property
+    def channels(self) -> int:
+        """1 with `grayscale`, else 3."""
+        return 1 if self.grayscale else 3
 
-class FrameStore:
-    """Gives videos' frames at the training size, uint8, after background subtraction, and may keep them in memory."""
+    @property
+    def rate(self) -> str:
+        """How frames are chosen, as "at 12.5 fps" or "at stride 2"; "" where every frame is taken."""
+        if self.fps is not None:
+            return f"at {self.fps:g} fps"
+        return f"at stride {self.stride}" if self.stride > 1 else ""
 
-    def __init__(self, options: ClipOptions, cache: str) -> None:
-        if cache not in CACHES:
-            raise ValueError(f"cache {cache!r}: expected one of {', '.join(CACHES)}")
-        self.options, self.cache = options, cache
-        self._kept: dict[Path, Tensor] = {}
+    def length(self, video: Video) -> int:
+        """Return how many real frames the first clip of a video has, at most `frames`."""
+        return len(self.numbers(video, 0))
 
-    def frames(self, path: Path, start: int, count: int) -> Tensor:
-        """Return frames start to start + count, x_TCHW uint8."""
-        if self.cache == "memory":
-            return self.whole(path)[start : start + count]
-        if self.options.background == "none":
-            return self._read(path, start, count)
-        return self._read(path, 0, start + count)[start:]  # the background is made of all frames before
+    def numbers(self, video: Video, start: int) -> np.ndarray:
+        """Return the frames of the video that the clip from frame `start` takes, int64, at most `frames`."""
+        if self.fps is not None:
+            return frames_at(video.timeline, start, frames=self.frames, fps=self.fps)
+        length = clip_length(video.frames - start, self.frames, self.stride)
+        return start + self.stride * np.arange(length)
 
-    def whole(self, path: Path) -> Tensor:
-        """Return all frames of a video, kept in memory from the first call on."""
-        if path not in self._kept:
-            self._kept[path] = self._read(path, 0, None)
-        return self._kept[path]
+    def train_start(self, video: Video, key: tuple[int, int, int]) -> int:
+        """Return the first frame of the training clip of (seed, epoch, index)."""
+        if self.fps is not None:
+            return train_start_at(*key, line=video.timeline, frames=self.frames, fps=self.fps)
+        return train_start(*key, n_frames=video.frames, frames=self.frames, stride=self.stride)
 
-    def _read(self, path: Path, start: int, count: int | None) -> Tensor:
-        o = self.options
-        frames = range(start, start + count) if count is not None else None
-        video = decode(path, decoder=o.decoder, frames=frames, size=o.size + o.margin, fit=o.fit)
-        return subtract(grey(video) if o.grayscale else video, o.background)
+    def view_starts(self, video: Video, views: int) -> list[int]:
+        """Return the first frames of the test views, evenly spaced; fewer where the video is short."""
+        if self.fps is not None:
+            return view_starts_at(line=video.timeline, frames=self.frames, fps=self.fps, views=views)
+        return view_starts(n_frames=video.frames, frames=self.frames, stride=self.stride, views=views)
 
 
 class TrainClips(Dataset):
-    """`clips_per_video` random clips of each video an epoch; every choice is a function of (seed, epoch, index)."""
+    """`clips_per_video` random clips of each video an epoch; every choice is a function of (seed, epoch, index).
 
-    def __init__(self, videos: Sequence[Video], store: FrameStore, *, seed: int, clips_per_video: int) -> None:
+    An item that cannot be decoded now is a Fault, which the loader leaves out and counts.
+    """
+
+    def __init__(
+        self,
+        videos: Sequence[Video],
+        store: FrameStore,
+        *,
+        seed: int,
+        clips_per_video: int,
+        augmentations: Augmentations | None = None,
+    ) -> None:
         self.videos, self.store, self.seed = list(videos), store, seed
         self.clips = len(self.videos) * clips_per_video
+        self.augmentations = augmentations or Augmentations(store.options.size, None, [])
 
     def __len__(self) -> int:
         return self.clips
 
-    def __getitem__(self, key: Key) -> dict[str, Any]:
+    def __getitem__(self, key: Key) -> dict[str, Any] | Fault:
         epoch, index = key
         o, number = self.store.options, index % len(self.videos)
         video = self.videos[number]
-        start = train_start(self.seed, epoch, index, n_frames=video.frames, frames=o.frames, stride=o.stride)
-        frames = self.store.frames(video.path, start, span(o.frames, o.stride))
+        start = o.train_start(video, (self.seed, epoch, index))
+        try:
+            frames = _read(self.store, video, start)
+        except (DecodingError, OSError) as error:
+            nothing = torch.empty(0, o.channels, o.size, o.size, dtype=torch.uint8)
+            return Fault(video.video_id, str(error), _item(video, number, "", nothing, o.frames))
         rng = clip_rng(self.seed, epoch, index, "transform")
         choice = random_choice(rng, *frames.shape[-2:], size=o.size, flip=o.flip)
-        return _item(video, number, start, apply_choice(frames[:: o.stride], choice, o.size), o.frames)
+        clip = self.augmentations(frames, choice, (self.seed, epoch, index))
+        return _item(video, number, f"@{start}", clip, o.frames)
 
 
 class EvalClips(Dataset):
-    """The test views of each video, evenly spaced, cut from the middle; item (0, index), the same every time."""
+    """The test clips of each video, evenly spaced views times crops; item (0, index), the same every time.
 
-    def __init__(self, videos: Sequence[Video], store: FrameStore, *, views: int) -> None:
-        self.videos, self.store = list(videos), store
-        o = store.options
+    One crop is the middle; several are evenly spaced along the longer side.
+    """
+
+    def __init__(self, videos: Sequence[Video], store: FrameStore, *, views: int, crops: int = 1) -> None:
+        self.videos, self.store, self.crops = list(videos), store, crops
         self.clips = [
-            (number, start)
+            (number, start, crop)
             for number, video in enumerate(self.videos)
-            for start in view_starts(n_frames=video.frames, frames=o.frames, stride=o.stride, views=views)
+            for start in store.options.view_starts(video, views)
+            for crop in range(crops)
         ]
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
-        number, start = self.clips[key[1]]
+        number, start, crop = self.clips[key[1]]
         video, o = self.videos[number], self.store.options
-        frames = self.store.frames(video.path, start, span(o.frames, o.stride))
-        choice = centre_choice(*frames.shape[-2:], size=o.size)
-        return _item(video, number, start, apply_choice(frames[:: o.stride], choice, o.size), o.frames)
+        frames = _read(self.store, video, start)
+        choice = crop_choice(*frames.shape[-2:], size=o.size, crop=crop, crops=self.crops)
+        place = f"@{start}" if self.crops == 1 else f"@{start}.{crop}"
+        return _item(video, number, place, apply_choice(frames, choice, o.size), o.frames)
 
 
-def _item(video: Video, number: int, start: int, frames_TCHW: Tensor, frames: int) -> dict[str, Any]:
+def _read(store: FrameStore, video: Video, start: int) -> Tensor:
+    """Return the frames of a clip, x_TCHW uint8."""
+    return read_frames(store, video, store.options.numbers(video, start))
+
+
+def read_frames(store: FrameStore, video: Video, numbers: np.ndarray) -> Tensor:
+    """Return frames of a video, x_TCHW uint8; DecodingError where the file gives fewer than the table promised."""
+    frames = store.frames(video, numbers)
+    if len(frames) < len(numbers):
+        raise DecodingError(
+            f"{video.path}: {len(frames)} of {len(numbers)} frames from {video.first + int(numbers[0])} on decode, "
+            f"though the table says {video.first + video.frames}: did the file change?"
+        )
+    return frames
+
+
+def _item(video: Video, number: int, place: str, frames_TCHW: Tensor, frames: int) -> dict[str, Any]:
     return {
-        "video": to_float(frames_TCHW, frames),
+        "video": padded(frames_TCHW, frames),
         "label": video.label,
         "length": len(frames_TCHW),
         "video_index": number,
-        "clip_id": f"{video.video_id}@{start}",
+        "clip_id": f"{video.video_id}{place}",
     }

@@ -58,7 +58,7 @@ def test_clips_as_a_user_would_train_on_them(weizmann):
     assert sum(len(batch["label"]) for batch in data.test_dataloader()) == 20
     assert sum(len(batch["label"]) for batch in data.val_dataloader()) == 20
     test = next(iter(data.test_dataloader()))
-    moving = (test["video"] > 0.2).float().mean((2, 3, 4))
+    moving = (test["video"] > 51).float().mean((2, 3, 4))
     assert 0.001 < moving[:, -1].mean() < 0.15  # a person, not the wall
 
 
@@ -66,8 +66,8 @@ def test_the_background_of_a_clip_is_that_of_its_whole_past(weizmann):
     data = weizmann(frames=8, size=32, background="median", views=3)
     data.setup("test")
     first, last = data.test_dataloader().dataset[(0, 0)]["video"], data.test_dataloader().dataset[(0, 2)]["video"]
-    assert first[0].abs().max() == 0
-    assert last[0].abs().max() > 0.2
+    assert first[0].max() == 0
+    assert last[0].max() > 51
 
 
 def test_all_ninety_are_long_enough_for_ten_units(weizmann):
@@ -84,7 +84,7 @@ def test_short_real_clips_have_a_mask(weizmann):
     assert 36 <= batch["length"].min() < 64
     for video, length in zip(batch["video"], batch["length"].tolist(), strict=True):
         assert (video[:length].amax((1, 2, 3)) > 0).all()
-        assert video[length:].abs().sum() == 0
+        assert video[length:].sum() == 0
 
 
 def test_hash_is_of_the_fold(weizmann):
@@ -112,7 +112,7 @@ def test_labels_and_pixels_belong_together(weizmann):
     train, test = next(iter(data.train_dataloader())), next(iter(data.test_dataloader()))
 
     def feature(batch):
-        rows = batch["video"].mean(1).squeeze(1)
+        rows = batch["video"].float().mean(1).squeeze(1)
         centred = [torch.roll(r, 16 - int((r.sum(0) * torch.arange(32)).sum() / r.sum()), 1) for r in rows]
         return torch.stack(centred).flatten(1)
 

@@ -1,0 +1,67 @@
+"""Where a clip's frames come from: the file or the memory.
+
+file -> decode at size + margin -> grey -> background -> uint8 frames, numbered from the video's first one
+
+cache   none     decodes what each clip needs
+        memory   decodes a video whole at its first use and keeps it
+        disk     the same, in memory-mapped files that later runs find again (frame_cache.py)
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.background import subtract
+from datamodules.decoding import decode
+from datamodules.transforms import grey
+
+if TYPE_CHECKING:
+    from datamodules.video_dataset import ClipOptions, Video
+
+CACHES = ("memory", "none")
+
+
+class FrameStore:
+    """Gives videos' frames at the training size, uint8, after background subtraction."""
+
+    def __init__(self, options: "ClipOptions", cache: str) -> None:
+        if cache not in CACHES:
+            raise ValueError(f"cache {cache!r}: expected one of {', '.join(CACHES)}")
+        self.options, self.cache = options, cache
+        self._kept: dict[str, Tensor] = {}
+
+    def frames(self, video: "Video", numbers: np.ndarray) -> Tensor:
+        """Return frames of a video, x_TCHW uint8; fewer than `numbers`, which ascend, where the file ends early."""
+        if self.cache == "memory":
+            return _chosen(self.whole(video), numbers)
+        if self.options.background == "none":
+            return self._processed(video, (video.first + numbers).tolist())
+        # The background is made of all frames before.
+        return _chosen(self._processed(video, range(video.first, video.first + int(numbers[-1]) + 1)), numbers)
+
+    def whole(self, video: "Video") -> Tensor:
+        """Return all frames of a video, kept in memory from the first call on."""
+        if video.video_id not in self._kept:
+            self._kept[video.video_id] = self._processed(video, range(video.first, video.first + video.frames))
+        return self._kept[video.video_id]
+
+    def _processed(self, video: "Video", numbers: Sequence[int]) -> Tensor:
+        o = self.options
+        frames = decode(
+            video.path, frames=numbers, facts=video.facts, size=o.size + o.margin, fit=o.fit, decoder=o.decoder
+        )
+        return subtract(grey(frames) if o.grayscale else frames, o.background)
+
+
+def _chosen(video_TCHW: Tensor, numbers: np.ndarray) -> Tensor:
+    """Return the frames that there are of `numbers`: a view where they are evenly spaced, else a copy."""
+    numbers = numbers[: np.searchsorted(numbers, len(video_TCHW))]
+    steps = np.diff(numbers)
+    if len(steps) == 0 or (steps[0] > 0 and (steps == steps[0]).all()):
+        step = int(steps[0]) if len(steps) else 1
+        first = int(numbers[0]) if len(numbers) else 0
+        return video_TCHW[first : first + step * len(numbers) : step]
+    return video_TCHW[torch.from_numpy(numbers)]
