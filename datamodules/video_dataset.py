@@ -106,6 +106,10 @@ class ClipOptions:
             return f"at {self.fps:g} fps"
         return f"at stride {self.stride}" if self.stride > 1 else ""
 
+    def nothing(self) -> Tensor:
+        """Return a clip of no frames, (0, C, size, size) uint8."""
+        return torch.empty(0, self.channels, self.size, self.size, dtype=torch.uint8)
+
     def length(self, video: Video) -> int:
         """Return how many real frames the first clip of a video has, at most `frames`."""
         return len(self.numbers(video, 0))
@@ -160,8 +164,7 @@ class TrainClips(Dataset):
         try:
             frames = _read(self.store, video, start)
         except (DecodingError, OSError) as error:
-            nothing = torch.empty(0, o.channels, o.size, o.size, dtype=torch.uint8)
-            return Fault(video.video_id, str(error), _item(video, number, "", nothing, o.frames))
+            return Fault(video.video_id, str(error), _item(video, number, "", o.nothing(), o.frames))
         rng = clip_rng(self.seed, epoch, index, "transform")
         choice = random_choice(rng, *frames.shape[-2:], size=o.size, flip=o.flip)
         clip = self.augmentations(frames, choice, (self.seed, epoch, index))
