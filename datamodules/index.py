@@ -5,19 +5,29 @@
 
 It stands in the folder itself where the folder may be written (`.skip-sideways-index.csv`), else in `.skip-sideways/`
 of the working directory: a dataset that is write-protected stays as it is, for root too.
+
+    new or changed videos -> threads -> journal (each row as it comes) -> table, whole or not at all -> journal gone
+
+A run that was killed goes on from its journal. Two at once do no harm: each merges what the other has written.
 """
 
 import csv
 import hashlib
+import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
+from datamodules.index_journal import Journal, journal_path, read_journal
 from datamodules.probing import probe
-from datamodules.video_facts import VideoFacts
+from datamodules.video_facts import DECODED, VideoFacts
 
+log = logging.getLogger(__name__)
 SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".wmv", ".flv", ".ogv", ".3gp", ".ts")
 INDEX_NAME = ".skip-sideways-index.csv"
 
@@ -34,32 +44,81 @@ class IndexRow:
 COLUMNS = ("path", "bytes", *(field.name for field in fields(VideoFacts)))
 
 
+_CONVERT: dict[Any, Callable[[Any], Any]] = {int: int, float: float, str: str}
+_NO_FILE = -1  # bytes of a dangling link
+_MERGE_TIMEOUT_S = 60
+_PATHS_AT_ONCE = 4096
+
+
 def find_videos(root: Path) -> list[str]:
-    """Return the relative paths of all video files under `root`, sorted; hidden files and folders are left out."""
+    """Return the relative paths of all video files under `root`, sorted; hidden files and folders are left out.
+
+    Links are followed, to folders too; one that points to nothing stays in the list (its row says so).
+    PermissionError where a folder may not be read: its videos would be missing without a word.
+    """
     if not root.is_dir():
         raise ValueError(f"no folder {root}: expected a folder with video files. Give its path with --root.")
-    found = (path.relative_to(root) for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
+    return sorted(path.relative_to(root).as_posix() for path in _walk(root, ()))
 
 
-def index_row(root: Path, path: str) -> IndexRow:
-    """Decode one video of `root` and return its row."""
-    return IndexRow(path, (root / path).stat().st_size, probe(root / path))
+def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+    """Yield the videos below a folder; `above`: the folders it lies in, so that a link to one of them is no loop."""
+    stat = folder.stat()
+    here = (*above, (stat.st_dev, stat.st_ino))
+    if here[-1] in above:
+        return
+    with os.scandir(folder) as entries:
+        shown = [entry for entry in entries if not entry.name.startswith(".")]
+    for entry in shown:
+        if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path)):
+            yield from _walk(folder / entry.name, here)
+        elif entry.name.lower().endswith(SUFFIXES):
+            yield folder / entry.name
+
+
+def index_row(root: Path, path: str, check: str = "decode") -> IndexRow:
+    """Read one video of `root` and return its row; `check` as in `probe`."""
+    return IndexRow(path, _size(root / path), probe(root / path, check))
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else _NO_FILE
 
 
 def build_index(
-    root: Path, paths: Sequence[str] | None = None, *, jobs: int = 0, progress: bool = True
+    root: Path,
+    paths: Sequence[str] | None = None,
+    *,
+    check: str = "decode",
+    jobs: int = 0,
+    progress: bool = True,
+    done: Callable[[IndexRow], None] | None = None,
 ) -> list[IndexRow]:
-    """Decode the videos in `jobs` threads (0: one a core) and return their rows in the order of the paths.
+    """Read the videos in `jobs` threads (0: one a core) and return their rows in the order of the paths.
 
-    Threads do: PyAV decodes outside of Python's lock.
+    Threads do: PyAV decodes outside of Python's lock. `done` is called in them with each row as it comes.
     """
     from tqdm import tqdm
 
     paths = find_videos(root) if paths is None else paths
-    with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
-        rows = pool.map(lambda path: index_row(root, path), paths)
-        return list(tqdm(rows, total=len(paths), desc="videos", unit="video", disable=not progress))
+
+    def read(path: str) -> IndexRow:
+        row = index_row(root, path, check)
+        if done is not None:
+            done(row)
+        with counting:
+            bar.update()
+        return row
+
+    rows: list[IndexRow] = []
+    pool, counting = ThreadPoolExecutor(jobs or os.cpu_count()), Lock()
+    with tqdm(total=len(paths), desc="videos", unit="video", disable=not progress) as bar:
+        try:
+            for start in range(0, len(paths), _PATHS_AT_ONCE):
+                rows.extend(pool.map(read, paths[start : start + _PATHS_AT_ONCE]))
+        finally:
+            pool.shutdown(cancel_futures=True)  # an interrupted run ends now
+    return rows
 
 
 def default_index_path(root: Path) -> Path:
@@ -87,7 +146,7 @@ def write_index(rows: Iterable[IndexRow], output: Path) -> None:
     with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        writer.writerows({"path": row.path, "bytes": row.bytes, **asdict(row.facts)} for row in rows)
+        writer.writerows(_flat(row) for row in rows)
     partial.replace(output)
 
 
@@ -103,19 +162,83 @@ def read_index(path: Path) -> list[IndexRow]:
         return [_parsed(row) for row in reader]
 
 
-def _parsed(row: dict[str, str]) -> IndexRow:
-    kinds = {"int": int, "float": float, "str": str, int: int, float: float, str: str}
-    facts = VideoFacts(**{field.name: kinds[field.type](row[field.name]) for field in fields(VideoFacts)})
+def _parsed(row: dict[str, Any]) -> IndexRow:
+    facts = VideoFacts(**{field.name: _CONVERT[field.type](row[field.name]) for field in fields(VideoFacts)})
     return IndexRow(row["path"], int(row["bytes"]), facts)
 
 
-def load_index(root: Path, *, jobs: int = 0, progress: bool = True) -> dict[str, IndexRow]:
-    """Return the rows by path: from the table where path and bytes agree, decoded and added to it where they don't."""
-    table = existing_index(root)
-    known = {row.path: row for row in read_index(table)} if table else {}
-    sizes = {path: (root / path).stat().st_size for path in find_videos(root)}
-    stale = [path for path, size in sizes.items() if path not in known or known[path].bytes != size]
-    if stale:
-        known.update({row.path: row for row in build_index(root, stale, jobs=jobs, progress=progress)})
-        write_index([known[path] for path in sizes], default_index_path(root))
-    return {path: known[path] for path in sizes}
+def _flat(row: IndexRow) -> dict[str, Any]:
+    return {"path": row.path, "bytes": row.bytes, **asdict(row.facts)}
+
+
+def load_index(
+    root: Path, paths: Sequence[str] | None = None, *, check: str = "decode", jobs: int = 0, progress: bool = True
+) -> dict[str, IndexRow]:
+    """Return the rows by path: from the table where they hold, read and added to it where they don't.
+
+    A row holds as long as the file has the same size, and was read as thoroughly as asked for.
+
+    Args:
+        root: the folder.
+        paths: only these, relative to it; None: all videos that are there.
+        check: "decode" every frame, or "scan" the packets.
+        jobs: threads; 0: one a core.
+        progress: show a bar.
+    """
+    wanted = find_videos(root) if paths is None else list(dict.fromkeys(paths))
+    table = default_index_path(root)
+    known = _known(root, warn=True)
+    stale = [path for path in wanted if not _holds(known.get(path), root / path, check)]
+    if stale or journal_path(table).exists():
+        with closing(Journal(table)) as journal:
+            rows = build_index(
+                root, stale, check=check, jobs=jobs, progress=progress, done=lambda row: journal.add(_flat(row))
+            )
+        _merge(root, table, rows, keep=None if paths is not None else set(wanted))
+        known.update({row.path: row for row in rows})
+    return {path: known[path] for path in wanted}
+
+
+def _holds(row: IndexRow | None, path: Path, check: str) -> bool:
+    if row is None or row.bytes != _size(path) or (check == "decode" and row.facts.checked != DECODED):
+        return False
+    return "no permission" not in row.facts.problem  # which may be given without a change of the file
+
+
+def _known(root: Path, *, warn: bool = False) -> dict[str, IndexRow]:
+    """Return the rows of the table, if any, and of the journal of a run that has not finished."""
+    table, known = existing_index(root), {}
+    if table is not None:
+        try:
+            known = {row.path: row for row in read_index(table)}
+        except ValueError:
+            if warn:
+                log.warning("%s has not the columns of an index of this version: it is made anew", table)
+    for line in read_journal(default_index_path(root)):
+        if set(line) == set(COLUMNS):
+            known[line["path"]] = _parsed(line)
+    return known
+
+
+def _merge(root: Path, table: Path, rows: Sequence[IndexRow], keep: set[str] | None) -> None:
+    """Write the table with what it holds, what others have added meanwhile, and these rows; end the journal."""
+    with _locked(table):
+        merged = _known(root) | {row.path: row for row in rows}
+        write_index([merged[path] for path in sorted(merged) if keep is None or path in keep], table)
+        journal_path(table).unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(table: Path) -> Iterator[None]:
+    """Let one process at a time merge; where locks do not work (some network drives), go on without."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(f"{table}.lock", timeout=_MERGE_TIMEOUT_S)
+    try:
+        lock.acquire()
+    except (OSError, NotImplementedError, Timeout) as error:
+        log.warning("no lock on %s (%s): written without", table, error)
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,6 +1,9 @@
 """The table of videos, and the command that makes and checks it."""
 
+import multiprocessing
 import shutil
+import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from datamodules.index import (
     read_index,
     write_index,
 )
+from datamodules.index_journal import Journal, journal_path, read_journal
 
 
 @pytest.fixture
@@ -87,13 +91,13 @@ def test_a_table_that_came_with_write_protected_data_is_read_and_left_alone(vide
 def test_only_new_and_changed_files_are_decoded_again(video_folder, monkeypatch):
     load_index(video_folder, progress=False)
     asked = []
-    monkeypatch.setattr(index, "index_row", lambda root, path: asked.append(path) or original(root, path))
-    load_index(video_folder, progress=False)
+    monkeypatch.setattr(index, "index_row", lambda root, path, check: asked.append(path) or original(root, path, check))
+    load_index(video_folder, progress=False, jobs=1)
     assert asked == []
     write_video(video_folder / "left" / "a_left.avi", frames=33)
     write_video(video_folder / "left" / "new_left.avi", frames=5)
     (video_folder / "right" / "d_right.avi").unlink()
-    rows = load_index(video_folder, progress=False)
+    rows = load_index(video_folder, progress=False, jobs=1)
     assert asked == ["left/a_left.avi", "left/new_left.avi"]
     assert rows["left/a_left.avi"].facts.frames == 33
     assert "right/d_right.avi" not in rows
@@ -154,3 +158,110 @@ def test_two_writers_leave_one_whole_table(video_folder, tmp_path):
         write_index([replace(row, facts=replace(row.facts, fps=fps)) for row in rows], tmp_path / "table.csv")
     assert [path.name for path in tmp_path.glob("table*")] == ["table.csv"]
     assert {row.facts.fps for row in read_index(tmp_path / "table.csv")} == {2.0}
+
+
+def test_links_are_followed_and_loops_end(video_folder, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    write_video(elsewhere / "far" / "e_far.avi")
+    (video_folder / "far").symlink_to(elsewhere / "far")
+    (video_folder / "left" / "linked.avi").symlink_to(elsewhere / "far" / "e_far.avi")
+    (video_folder / "left" / "up").symlink_to(video_folder)
+    (video_folder / "left" / "itself").symlink_to("itself")
+    (video_folder / "left" / "folder.avi").mkdir()
+    found = find_videos(video_folder)
+    assert len(found) == 10
+    assert {"far/e_far.avi", "left/linked.avi"} < set(found)
+    assert load_index(video_folder, ["left/linked.avi"], progress=False)["left/linked.avi"].facts.frames == 20
+
+
+def test_a_dangling_link_stays_in_the_list_and_is_read_once_it_is_mended(video_folder, tmp_path):
+    (video_folder / "left" / "gone.avi").symlink_to(tmp_path / "later.avi")
+    row = load_index(video_folder, progress=False)["left/gone.avi"]
+    assert row.facts.problem == f"a dangling link: points to {tmp_path / 'later.avi'}, which is not there"
+    write_video(tmp_path / "later.avi", frames=7)
+    assert load_index(video_folder, progress=False)["left/gone.avi"].facts.frames == 7
+
+
+def test_a_folder_that_may_not_be_read_is_an_error(video_folder, monkeypatch):
+    def forbidden(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(index.os, "scandir", forbidden)
+    with pytest.raises(PermissionError):
+        find_videos(video_folder)
+
+
+def test_only_the_paths_asked_for_are_read_and_others_stay(video_folder):
+    load_index(video_folder, ["left/a_left.avi"], progress=False)
+    assert [row.path for row in read_index(video_folder / INDEX_NAME)] == ["left/a_left.avi"]
+    rows = load_index(video_folder, ["right/b_right.avi"], progress=False)
+    assert list(rows) == ["right/b_right.avi"]
+    assert [row.path for row in read_index(video_folder / INDEX_NAME)] == ["left/a_left.avi", "right/b_right.avi"]
+
+
+def test_a_scanned_row_is_replaced_where_decoding_is_asked_for(video_folder):
+    paths = ["left/a_left.avi"]
+    assert load_index(video_folder, paths, check="scan", progress=False)[paths[0]].facts.checked == "scanned"
+    assert load_index(video_folder, paths, progress=False)[paths[0]].facts.checked == "decoded"
+    assert load_index(video_folder, paths, check="scan", progress=False)[paths[0]].facts.checked == "decoded"
+
+
+def test_an_old_table_is_made_anew_with_one_line(video_folder, caplog):
+    (video_folder / INDEX_NAME).write_text("path,bytes,frames,fps,width,height,duration_s,problem\n")
+    assert len(load_index(video_folder, progress=False)) == 8
+    assert [INDEX_NAME in record.getMessage() for record in caplog.records] == [True]
+    assert len(read_index(video_folder / INDEX_NAME)) == 8
+
+
+def slowly(folder, seconds):
+    index.index_row = lambda *given: (time.sleep(seconds), original(*given))[1]
+    load_index(folder, jobs=1, progress=False)
+
+
+def start_indexer(folder, seconds):
+    process = multiprocessing.get_context("fork").Process(target=slowly, args=(folder, seconds))
+    process.start()
+    return process
+
+
+def journalled(folder):
+    return [row["path"] for row in read_journal(folder / INDEX_NAME)]
+
+
+def test_a_killed_run_goes_on_from_its_journal(video_folder, monkeypatch):
+    process = start_indexer(video_folder, seconds=0.1)
+    try:
+        deadline = time.monotonic() + 60
+        while len(journalled(video_folder)) < 3:
+            assert process.is_alive()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.join()
+    with journal_path(video_folder / INDEX_NAME).open("ab") as journal:
+        journal.write(b'{"path": "left/d_left.avi", "byt')  # a line that was cut off
+    before, asked = journalled(video_folder), []
+    monkeypatch.setattr(index, "index_row", lambda *given: asked.append(given[1]) or original(*given))
+    rows = load_index(video_folder, progress=False)
+    assert sorted(before + asked) == find_videos(video_folder) == list(rows)
+    assert 3 <= len(before) < 8
+    assert not journal_path(video_folder / INDEX_NAME).exists()
+    assert read_index(video_folder / INDEX_NAME) == list(rows.values())
+
+
+def test_two_processes_at_once_leave_one_whole_table(video_folder):
+    processes = [start_indexer(video_folder, seconds=0.02) for _ in range(2)]
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert [row.path for row in read_index(video_folder / INDEX_NAME)] == find_videos(video_folder)
+    assert not journal_path(video_folder / INDEX_NAME).exists()
+
+
+def test_a_journal_that_another_process_has_merged_goes_on(tmp_path):
+    with closing(Journal(tmp_path / "table.csv")) as journal:
+        journal.add({"path": "a"})
+        journal_path(tmp_path / "table.csv").unlink()
+        journal.add({"path": "b"})
+    assert read_journal(tmp_path / "table.csv") == [{"path": "b"}]
