@@ -97,6 +97,23 @@ def check_decoder() -> Iterator[Finding]:
     yield Finding("ok", "decoder", decode_written_clip())
 
 
+def check_torchcodec() -> Iterator[Finding]:
+    """Say which decoder `auto` takes, and whether torchcodec reads the clip as PyAV does."""
+    from app.doctor_video import decode_with_torchcodec
+    from datamodules.decoding import resolve_decoder, torchcodec_problem
+
+    yield Finding("ok", "decoder auto", f"takes {resolve_decoder('auto')}")
+    problem = torchcodec_problem()
+    try:
+        found = "" if problem else decode_with_torchcodec()
+    except Exception as error:
+        problem = f"does not work: {_line(error)}"
+    if problem:
+        yield Finding("note", "torchcodec", f"{problem}; PyAV reads everything without it")
+    else:
+        yield Finding("ok", "torchcodec", found)
+
+
 def check_pytorchvideo() -> Iterator[Finding]:
     """Read a clip through pytorchvideo, which nothing on the default path depends on."""
     from app.doctor_video import decode_with_pytorchvideo
@@ -167,6 +184,7 @@ CHECKS: dict[str, tuple[Check, str]] = {
     "packages": (check_packages, f"{sys.executable} -m pip install -e {REPOSITORY}"),
     "torchvision": (check_torchvision, f"{sys.executable} -m pip install -e {REPOSITORY}"),
     "decoder": (check_decoder, f"{sys.executable} -m pip install --force-reinstall --no-deps av"),
+    "torchcodec": (check_torchcodec, ""),
     "pytorchvideo": (check_pytorchvideo, ""),
     "mlflow store": (check_mlflow, "unset MLFLOW_TRACKING_URI"),
     "devices": (check_devices, 'CUDA_VISIBLE_DEVICES="" skip-sideways doctor (to go on without the accelerator)'),

@@ -26,6 +26,25 @@ def decode_written_clip() -> str:
     return f"{len(decoded)} {codec} frames there and back, {levels:.1f} levels apart (PyAV {av.__version__})"
 
 
+def decode_with_torchcodec() -> str:
+    """Return one line about reading the clip with torchcodec; RuntimeError where its frames are not PyAV's."""
+    from importlib.metadata import version
+
+    import torch
+
+    from datamodules.decoders.torchcodec_decoder import frames_by_number
+    from datamodules.decoding import decode, probe
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        _write_clip(path)
+        frames = frames_by_number(path, list(range(FRAMES)), probe(path))
+        expected = decode(path, decoder="pyav")
+    if frames is None or not torch.equal(frames, expected):
+        raise RuntimeError("its frames are not those that PyAV decodes")
+    return f"{version('torchcodec')} decodes {FRAMES} frames as PyAV does"
+
+
 def decode_with_pytorchvideo() -> str:
     """Return one line about reading the clip with pytorchvideo's EncodedVideo."""
     from lightning_modules.compat import ensure_pytorchvideo

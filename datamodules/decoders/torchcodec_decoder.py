@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,15 +54,15 @@ def decode_torchcodec(
     if len(stamps) and not numbers:
         raise DecodingError(f"{path}: no frame decodes" + (f" from frame {frames[0]} on" if frames else ""))
     found = (
-        _numbered(path, numbers, stamps, facts, size, fit)
+        frames_by_number(path, numbers, facts, size, fit)
         if numbers and path.suffix.lower() not in _NOT_SEEKABLE
         else None
     )
     return decode_pyav(path, frames=frames, facts=facts, size=size, fit=fit) if found is None else found
 
 
-def _numbered(
-    path: Path, numbers: list[int], stamps: np.ndarray, facts: VideoFacts, size: int | None, fit: str
+def frames_by_number(
+    path: Path, numbers: list[int], facts: VideoFacts, size: int | None = None, fit: str = "crop"
 ) -> Tensor | None:
     """Return the frames, None where torchcodec fails or gives others than those of the table."""
     from lightning_modules.compat import ensure_torchvision
@@ -80,7 +79,7 @@ def _numbered(
     except (RuntimeError, ValueError, IndexError) as error:
         log.debug("torchcodec cannot read %s (%s); PyAV does", path, error)
         return None
-    came = batch.pts_seconds - float(stamps[0]) * _tick_s(facts)
+    came = batch.pts_seconds - _tick_s(facts) * float(frame_times.from_text(facts.pts)[0])
     expected = torch.from_numpy(facts.times_s()[numbers])
     if batch.data.shape[-2:] != shape or not torch.allclose(came, expected, rtol=0, atol=_tick_s(facts) / 2):
         log.debug("torchcodec's frames of %s are not those of the table; PyAV reads it", path)

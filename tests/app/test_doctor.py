@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from app import doctor, doctor_store, doctor_video
+from datamodules.decoding import resolve_decoder, torchcodec_problem
 
 LINE = re.compile(r"^(ok|note|FAIL) +[\w: -]+: +\S.*$")
 
@@ -118,6 +119,23 @@ def test_a_decoder_that_returns_wrong_content_fails(monkeypatch):
 
     monkeypatch.setattr(doctor_video, "_write_clip", write_one_and_report_another)
     assert "differ from the written ones" in only_failure("decoder").found
+
+
+def test_the_decoder_that_auto_takes_is_named():
+    auto, torchcodec = findings("torchcodec")
+    assert auto.found == f"takes {resolve_decoder('auto')}"
+    assert torchcodec.status == ("note" if torchcodec_problem() else "ok")
+
+
+def test_torchcodec_that_does_not_load_is_a_note(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    torchcodec_problem.cache_clear()
+    try:
+        _, finding = findings("torchcodec")
+    finally:
+        torchcodec_problem.cache_clear()
+    assert (finding.status, finding.name) == ("note", "torchcodec")
+    assert finding.found.endswith("PyAV reads everything without it")
 
 
 def test_pytorchvideo_out_of_order_is_a_note(monkeypatch):
