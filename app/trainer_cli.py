@@ -120,6 +120,8 @@ class SkipSidewaysCLI(LightningCLI):
         self.datamodule.min_frames = shortest_clip(self.model)
         self.tracked = Run(self)
         self.trainer = self.instantiate_trainer()
+        if hasattr(self.model, "check_data"):
+            self.model.check_data(self.datamodule, self.trainer, training=self.only == "fit")
         self.tracked.attach(self.trainer)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

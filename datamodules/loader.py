@@ -53,11 +53,12 @@ class EpochSampler(DistributedSampler):
         return len(range(self.rank, self.items, self.num_replicas))
 
     def __iter__(self) -> Iterator[Key]:  # type: ignore[override]
+        # A generator: a loader with worker processes asks for two iterators and throws the first away.
         start, self.start = self.start, 0
         epoch = self.epoch if self.numbered else 0
         order = epoch_order(self.seed, epoch, self.items) if self.shuffle else np.arange(self.items)
         mine = order[self.rank :: self.num_replicas][: len(self)]
-        return iter([(epoch, int(index)) for index in mine[start:]])
+        yield from [(epoch, int(index)) for index in mine[start:]]
 
 
 class ResumableLoader(DataLoader):

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning import LightningDataModule
@@ -22,6 +23,7 @@ from datamodules.faults import fault, refuse, skip
 from datamodules.index import IndexRow, load_index
 from datamodules.listing import SPLITS, Entry, Listing
 from datamodules.loader import eval_loader, train_loader
+from datamodules.streams import Streams, check_one_view, eval_stream_loader, train_stream_loader, whole_video
 from datamodules.transforms import Augmentations
 from datamodules.video_dataset import ClipOptions, EvalClips, FrameStore, TrainClips, Video
 
@@ -59,9 +61,13 @@ class VideoData(LightningDataModule, ABC):
             [0.5, 1.0]; none if unset.
         augmentations: transforms of uint8 training clips (T, C, size, size), one random choice a clip, as
             torchvision.transforms.v2.ColorJitter.
-        cache: `memory` keeps all videos, uint8 at training size; `none` decodes each clip anew.
+        cache: `memory` keeps all videos, uint8 at training size; `disk` keeps them in files, for later runs as well;
+            `none` decodes each clip anew.
+        cache_dir: folder of the cache on the disk; `.skip-sideways/frames` if unset.
         decoder: `pyav` or `pytorchvideo`, or `auto`: the fastest that works here.
         jobs: threads that make the table; 0 is one a core.
+        stream: read whole videos, batch_size of them side by side, as consecutive clips between which the pipeline's
+            state is kept; for rule sideways with executor pipelined, and for backprop_frame.
     """
 
     dataset_name: str
@@ -93,17 +99,22 @@ class VideoData(LightningDataModule, ABC):
         crop_scale: list[float] | None = None,
         augmentations: list[torch.nn.Module] | None = None,
         cache: str = "memory",
+        cache_dir: str | None = None,
         decoder: str = "auto",
         jobs: int = 0,
+        stream: bool = False,
     ) -> None:
         super().__init__()
+        if stream:
+            check_one_view(views, crops, clips_per_video)
+        self.stream = stream
         self.listing, self.seed, self.jobs = listing, seed, jobs
         self.views, self.crops = views, _checked_crops(crops, views, fit)
         self.frames, self.size, self.batch_size, self.num_workers = frames, size, batch_size, num_workers
         self.clips_per_video = clips_per_video
         self.clip_options = ClipOptions(frames, size, stride, fit, margin, flip, grayscale, background, decoder, fps)
         self.augmentations = Augmentations(size, crop_scale, augmentations or [])
-        self.store = FrameStore(self.clip_options, cache)
+        self.store = FrameStore(self.clip_options, cache, dataset_name=self.dataset_name, cache_dir=cache_dir)
         self.root, self.fold, self.split_name = listing.root, listing.fold, listing.split_name
         self.class_names, self.found, self.id_hash = listing.class_names, listing.found, listing.id_hash
         self.expected, self.missing = listing.expected, listing.missing
@@ -128,6 +139,8 @@ class VideoData(LightningDataModule, ABC):
     def protocol(self) -> str:
         """What a video's score is the mean of, as "10 views x 3 crops of 32 frames at 12.5 fps"."""
         o = self.clip_options
+        if self.stream:
+            return f"whole videos in pieces of {_counted(o.frames, 'frame')} {o.rate}".rstrip()
         clips = f"{_counted(self.views, 'view')} x {_counted(self.crops, 'crop')} of {_counted(o.frames, 'frame')}"
         return f"{clips} {o.rate}".rstrip()
 
@@ -143,10 +156,13 @@ class VideoData(LightningDataModule, ABC):
 
     def prepare_data(self) -> None:
         """Make the table of videos once; Lightning calls this in one process of each machine, before `setup`."""
-        self._rows(SPLITS)
+        stage = getattr(getattr(self.trainer, "state", None), "fn", None)
+        self._rows(_STAGES.get(stage or "", SPLITS))
 
     def _rows(self, splits: Sequence[str]) -> dict[str, IndexRow]:
-        return load_index(self.root, jobs=self.jobs)
+        """Return the rows of the splits' videos by path."""
+        paths = sorted({entry.path for split in splits for entry in self.listing.splits.get(split, [])})
+        return load_index(self.root, paths, check=self.index_check, jobs=self.jobs, progress=self._speaks())
 
     def setup(self, stage: str | None = None) -> None:
         """Read or make the table, choose the videos of the stage's splits, and decode them where they are kept."""
@@ -160,11 +176,16 @@ class VideoData(LightningDataModule, ABC):
             else:
                 refuse(list(faults.values()), split)
             self.videos[split] = videos
-            self._keep(videos)
         if stage in _SCORED and not self.videos[_SCORED[stage]]:
             self._refuse_to_score_nothing(_SCORED[stage])
-        if self.videos.get("val") == [] and (self.trainer is None or self.trainer.is_global_zero):
+        if self.videos.get("val") == [] and self._speaks():
             log.warning("no video is held out of training for validation%s", self._hint("val"))
+        # Where units are on several devices, only the processes that feed frames to them decode any.
+        if getattr(getattr(self.trainer, "strategy", None), "feeds_frames", True):
+            self._keep([video for split in splits for video in self.videos[split]])
+
+    def _speaks(self) -> bool:
+        return self.trainer is None or self.trainer.is_global_zero
 
     def _refuse_to_score_nothing(self, split: str) -> None:
         raise ValueError(
@@ -190,22 +211,28 @@ class VideoData(LightningDataModule, ABC):
             if not facts.problem and (entry.start_s, entry.end_s) != (None, None):
                 first, frames = cut_range(video.timeline, entry.start_s, entry.end_s)
                 video = replace(video, first=first, frames=frames)
-            length = o.length(video) if video.frames and not facts.problem else 0
+            usable = video.frames and not facts.problem
+            length = (len(whole_video(o, video)) if self.stream else o.length(video)) if usable else 0
         except ValueError as error:  # no time stamps where they are needed
             return f"broken: {entry.path}: {error}"
         said = fault(entry.path, facts, frames=video.frames, length=length, rate=o.rate, min_frames=self.min_frames)
         return said or video
 
     def _keep(self, videos: Sequence[Video]) -> None:
-        # Worker processes then share what the parent decoded instead of decoding it once each. Where units are on
-        # several devices, only the processes that feed frames to them decode any.
-        feeds = getattr(getattr(self.trainer, "strategy", None), "feeds_frames", True)
-        if self.store.cache == "memory" and self.num_workers and feeds:
+        """Fill the memory, which worker processes then share, or look whether the disk holds what will be kept."""
+        if self.store.cache == "memory" and self.num_workers:
             for video in videos:
                 self.store.whole(video)
+        if self.store.disk is not None:
+            space = self.store.disk.prepare(videos)
+            if self._speaks():
+                print(space)
 
     def train_dataloader(self) -> DataLoader:
         """Return the shuffled, resumable loader."""
+        if self.stream:
+            streams = self._streams("train", seed=self.seed, training=True, augmentations=self.augmentations)
+            return train_stream_loader(streams, num_workers=self.num_workers, seed=self.seed, on_fault=self._leave_out)
         dataset = TrainClips(
             self.videos["train"],
             self.store,
@@ -242,10 +269,15 @@ class VideoData(LightningDataModule, ABC):
         return self._eval("test")
 
     def _eval(self, split: str) -> DataLoader:
+        if self.stream:
+            return eval_stream_loader(self._streams(split), num_workers=self.num_workers)
         dataset = EvalClips(self.videos[split], self.store, views=self.views, crops=self.crops)
         return eval_loader(
             dataset, len(dataset), batch_size=self.batch_size, num_workers=self.num_workers, trainer=self.trainer
         )
+
+    def _streams(self, split: str, **options: Any) -> Streams:
+        return Streams(self.videos[split], self.store, lanes=self.batch_size, **options)
 
 
 def _counted(number: int, noun: str) -> str:

@@ -1,7 +1,8 @@
 """Action recognition: one label for a clip, learned under any rule, wiring and executor.
 
 The loss is taken at every tick that has an output; a clip's score is the mean of the softmax over these ticks, a
-video's the mean over its views.
+video's the mean over its views. Where videos come as streams, consecutive clips with the pipeline's state kept between
+them (a batch has a `piece`), a video's score is the mean over all ticks of the whole video.
 
 Shape legend: B clips, T frames, C channels, H and W height and width, N ticks with an output, K classes.
 """
@@ -11,18 +12,26 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from lightning_modules.batch import in_unit_range
-from lightning_modules.execution import ClipGradients, check_combination, clip_gradients, clip_logits
+from lightning_modules.execution import (
+    ClipGradients,
+    PipelineState,
+    check_combination,
+    check_stream,
+    clip_gradients,
+    clip_logits,
+)
+from lightning_modules.execution.clip_loss import first_loss_tick
 from lightning_modules.execution.schedule import shortest_clip
 from lightning_modules.execution.team import Team
 from lightning_modules.metrics.gradients import gradient_health, is_logged, with_all_edges
-from lightning_modules.metrics.video_scores import VideoScores, clip_scores
+from lightning_modules.metrics.video_scores import VideoScores, clip_scores, summed_scores
 from lightning_modules.networks import ClipNetwork, UnitNetwork, build_network
 from lightning_modules.optimisation import (
     LAG_STRENGTH,
@@ -37,6 +46,7 @@ from lightning_modules.optimisation import (
     set_gradients,
 )
 from lightning_modules.rules import make_rule
+from lightning_modules.stream_state import StreamState
 
 Batch = Mapping[str, Any]
 
@@ -136,6 +146,7 @@ class ActionRecognition(LightningModule):
         self.frames_seen = 0
         self._start_weights: dict[str, Tensor] = {}
         self._restored_gradients: dict[str, Tensor] = {}
+        self._train_stream, self._eval_stream = StreamState(), StreamState()
         self._video_scores = VideoScores()
         top_k = min(5, num_classes)
         # The team brings all processes' scores together; torchmetrics would count them once for each process.
@@ -174,6 +185,30 @@ class ActionRecognition(LightningModule):
             )
         if stage == "fit" and self.trainer.precision == "16-mixed":
             raise ValueError("precision '16-mixed' would shrink gradients that nobody has scaled; use 'bf16-mixed'")
+        self.check_data(self.trainer.datamodule, self.trainer, training=stage == "fit")  # type: ignore[attr-defined]
+
+    def check_data(self, data: Any, trainer: Trainer, *, training: bool) -> None:
+        """Refuse streams that the rule, the executor or the strategy cannot go on with from clip to clip.
+
+        The command line asks before it reads any data.
+
+        Raises:
+            ValueError: with the reason, and what to use instead.
+        """
+        if not getattr(data, "stream", False):
+            return
+        if getattr(trainer.strategy, "makes_a_team", False):
+            raise ValueError(
+                "stream with --trainer.strategy depth_parallel: the state kept between clips belongs to one process; "
+                "use --data.stream false, or one device"
+            )
+        if training:
+            check_stream(self.network, self.rule, self.hparams["executor"])
+            if self.hparams["log_gradients_every"]:
+                raise ValueError(
+                    "stream with log_gradients_every, which compares with exact backprop over a whole clip; "
+                    "use --model.log_gradients_every 0, or --data.stream false"
+                )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return one optimizer with a group per unit, and its schedule over the planned updates."""
@@ -211,7 +246,10 @@ class ActionRecognition(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Find the batch's gradients under the rule and change the weights; one counted step per update."""
-        batch = in_unit_range(batch, self.dtype)
+        if not len(batch["label"]):
+            self._train_on_nothing(batch_idx)
+            return
+        batch = self._floats(batch)
         train = self._train_frames if self.rule.update == "frame" else self._train_clip
         result = train(batch, batch_idx)
         self.frames_seen += self.team.frames_of_all_clips(int(batch["length"].sum()))
@@ -219,13 +257,36 @@ class ActionRecognition(LightningModule):
         if self.team.stages == 1 or self._figures_are_due():
             self.log_dict(self._training_figures(result, batch))
 
+    def _floats(self, batch: Batch) -> Batch:
+        return in_unit_range(batch, next(self.network.parameters()).dtype)
+
+    def _train_on_nothing(self, batch_idx: int) -> None:
+        """Count the step of a batch none of whose clips could be decoded; no weight moves by it alone.
+
+        Raises:
+            ValueError: other processes have clips at this step, and wait for gradients.
+        """
+        if self.team.replicas > 1:
+            raise ValueError(
+                f"none of the clips of batch {batch_idx} could be decoded in one of {self.team.replicas} replicas, "
+                "which work in step; mend or remove the files named above"
+            )
+        every = self.hparams["accumulate"]
+        if self.rule.update == "frame" or (batch_idx + 1) % every == 0 or self.trainer.is_last_batch:
+            self._clip(self._raw_optimizer())
+            self._counted_step()
+
     def _training_figures(self, result: ClipGradients, batch: Batch) -> dict[str, Tensor]:
         """Return loss and accuracy of the batch, which only the stage with the outputs knows by itself."""
         figures = None
         if self.team.has_output:
             assert result.loss is not None
+            answered_B = result.valid_BN.any(1)
+            if "piece" in batch and not answered_B.any():
+                return {}  # a piece of warm-up, or of ended videos, has no loss
             scores_BK = clip_scores(result.logits_BNK, result.valid_BN)
-            top1 = (scores_BK.argmax(-1) == batch["label"]).float().mean()
+            right_B = (scores_BK.argmax(-1) == batch["label"]) & answered_B
+            top1 = right_B.sum() / answered_B.sum().clamp_min(1)
             replicas = self.team.from_all_clips(torch.stack([result.loss.float(), top1]))
             loss, top1 = torch.stack(replicas).mean(0)
             figures = {"train/loss": loss, "train/top1": top1}
@@ -238,7 +299,13 @@ class ActionRecognition(LightningModule):
 
     def _gradients(self, batch: Batch, **options: Any) -> ClipGradients:
         options = {"rule": self.rule, "executor": self.executor, "stage": self.team.stage, **options}
+        options["state"] = self._state(self._train_stream, batch)
         return clip_gradients(self.network, batch["video"], batch["label"], lengths_B=batch["length"], **options)
+
+    def _state(self, stream: StreamState, batch: Batch) -> PipelineState | None:
+        """Return the state that a stream's piece goes on from; None for clips, and where nothing is kept."""
+        is_kept = "piece" in batch and self.rule.forward_shift
+        return stream.at(int(batch["piece"]), self.device) if is_kept else None
 
     def _train_clip(self, batch: Batch, batch_idx: int) -> ClipGradients:
         optimizer, every = self._raw_optimizer(), self.hparams["accumulate"]
@@ -302,8 +369,18 @@ class ActionRecognition(LightningModule):
         self.log_dict(gradient_health(self.network, gradients, exact, self._start_weights))
 
     def scores(self, batch: Batch) -> Tensor | None:
-        """Return the score (B, K) of each clip; None where the outputs are found in another stage."""
-        batch = in_unit_range(batch, self.dtype)
+        """Return the score (B, K) of each clip; None where the outputs are found in another stage.
+
+        Of a stream's pieces: the sum of the softmax over the ticks, so that pieces add up to videos.
+        """
+        logits_BNK, valid_BN = self._outputs(batch)
+        if logits_BNK is None:
+            return None
+        return summed_scores(logits_BNK, valid_BN) if "piece" in batch else clip_scores(logits_BNK, valid_BN)
+
+    def _outputs(self, batch: Batch) -> tuple[Tensor | None, Tensor]:
+        """Return outputs (B, N, K), None where they are found in another stage, and which count (B, N)."""
+        batch = self._floats(batch)
         logits_BNK, valid_BN = clip_logits(
             self.network,
             batch["video"],
@@ -311,8 +388,11 @@ class ActionRecognition(LightningModule):
             executor=self.executor,
             lengths_B=batch["length"],
             stage=self.team.stage,
+            state=self._state(self._eval_stream, batch),
         )
-        return None if logits_BNK is None else clip_scores(logits_BNK, valid_BN)
+        if logits_BNK is not None and not logits_BNK.shape[1]:
+            logits_BNK = logits_BNK.new_zeros(*valid_BN.shape, self.hparams["num_classes"])
+        return logits_BNK, valid_BN
 
     def _evaluate(self, batch: Batch) -> None:
         scores_BK = self.scores(batch)
@@ -347,10 +427,35 @@ class ActionRecognition(LightningModule):
         self._evaluate(batch)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Return scores (B, K) with the clips' ids and labels."""
+        """Return scores (B, K) with the clips' ids and labels; of streams those of the videos that end here."""
+        if "piece" in batch:
+            return self._predict_piece(batch)
         scores_BK = self.scores(batch)
         scores_BK = self.team.from_output(None if scores_BK is None else scores_BK.cpu())
         return {"clip_id": batch["clip_id"], "label": batch["label"].cpu(), "scores": scores_BK}
+
+    def _predict_piece(self, batch: Batch) -> dict[str, Any]:
+        """Return the videos that end, and besides what was answered about which frame: softmax (B, N, K), mask (B, N).
+
+        `answered_frames` (N,) numbers frames from the video's first, 0: a pipeline's answer is about a frame that came
+        D - 1 ticks ago; a 3D network's is about all frames of the piece, and has the first one's number.
+        """
+        logits_BNK, valid_BN = self._outputs(batch)
+        assert logits_BNK is not None
+        video_index_B, going = batch["video_index"], batch["length"] > 0
+        sums_BK = summed_scores(logits_BNK, valid_BN)
+        self._video_scores.update(sums_BK[going], batch["label"][going], video_index_B[going])
+        ended = batch["last"].nonzero().flatten().tolist()
+        first_loss = first_loss_tick(self.rule, self.network.depth)
+        first = max(first_loss, batch["start"] + 1) - first_loss
+        return {
+            "clip_id": [batch["clip_id"][lane] for lane in ended],
+            "label": batch["label"][ended].cpu(),
+            "scores": self._video_scores.take([int(video_index_B[lane]) for lane in ended]),
+            "answers": logits_BNK.softmax(-1).cpu(),
+            "answered": valid_BN.cpu(),
+            "answered_frames": first + torch.arange(valid_BN.shape[1]),
+        }
 
     def _start_evaluation(self) -> None:
         self._video_scores = VideoScores()
@@ -373,6 +478,10 @@ class ActionRecognition(LightningModule):
         """Log the test figures."""
         self._end_evaluation("test")
 
+    def on_predict_epoch_start(self) -> None:
+        """Forget the last prediction."""
+        self._start_evaluation()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is state beside weights and optimizer."""
         # Between two updates of an accumulation the gradients so far are state; after an update there are none.
@@ -381,6 +490,7 @@ class ActionRecognition(LightningModule):
             "frames_seen": self.frames_seen,
             "start_weights": self._start_weights,
             "gradients": self.team.from_all_units(gradients),
+            "stream": self._train_stream.state_dict(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -389,6 +499,7 @@ class ActionRecognition(LightningModule):
         self.frames_seen = state.get("frames_seen", 0)
         self._start_weights = state.get("start_weights", {})
         self._restored_gradients = state.get("gradients", {})
+        self._train_stream.load_state_dict(state.get("stream"))
 
 
 def _check_training(update: str, accumulate: int) -> None:

@@ -1,6 +1,6 @@
 """In what order the work is done, and what is held meanwhile: the vectorised and the pipelined executor."""
 
-from lightning_modules.execution.arguments import EXECUTORS, check_combination
+from lightning_modules.execution.arguments import EXECUTORS, check_combination, check_stream
 from lightning_modules.execution.clip_gradients import ClipGradients, clip_gradients, clip_logits
 from lightning_modules.execution.pipeline_state import PipelineState
 from lightning_modules.execution.pipelined import Pipeline
@@ -11,6 +11,7 @@ __all__ = [
     "Pipeline",
     "PipelineState",
     "check_combination",
+    "check_stream",
     "clip_gradients",
     "clip_logits",
 ]

@@ -68,6 +68,36 @@ def check_keeps_state(rule: Rule) -> None:
         raise ValueError(f"a state with rule {rule.name!r}, whose network keeps none; give each clip without a state")
 
 
+def check_stream(network: UnitNetwork | ClipNetwork, rule: Rule, executor: str) -> None:
+    """Refuse to train on streams, videos as consecutive clips, where nothing is kept from one clip to the next.
+
+    Per-frame backprop has nothing to keep: it may.
+
+    Raises:
+        ValueError: with the reason, and what to use instead.
+    """
+    if isinstance(network, ClipNetwork):
+        raise ValueError(
+            "stream with a network that takes whole clips, and keeps nothing between them; use --data.stream false, "
+            "or a network that is cut into units"
+        )
+    if not rule.forward_shift:
+        return
+    if not rule.pipelines:
+        raise ValueError(
+            f"stream with rule {rule.name!r}, which goes back through time over the whole clip, and so would over the "
+            "whole video; use --data.stream false, or for exact gradients --model.rule sideways --model.stash exact "
+            "--model.drain false --model.executor pipelined"
+        )
+    if executor != "pipelined":
+        raise ValueError(f"stream with executor {executor!r}, which keeps no state; use --model.executor pipelined")
+    if rule.drains:
+        raise ValueError(
+            "stream with stash 'exact' and drain true, which empties the pipeline at the end of each clip; "
+            "use --model.drain false"
+        )
+
+
 def check_stage(network: UnitNetwork | ClipNetwork, stage: Stage | None, state: PipelineState | None = None) -> None:
     """Refuse a stage of another network's placement, of a network that is not cut, or with a stream's state.
 

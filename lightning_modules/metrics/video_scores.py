@@ -3,6 +3,8 @@
 Shape legend: B clips, N ticks with an output, K classes, V videos.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -12,12 +14,19 @@ def clip_scores(logits_BNK: Tensor, valid_BN: Tensor) -> Tensor:
 
     A clip without a valid tick, one that ended before the pipeline's first output, scores 0 for every class.
     """
-    weight_BN1 = valid_BN[..., None].to(logits_BNK)
-    return (logits_BNK.softmax(-1) * weight_BN1).sum(1) / weight_BN1.sum(1).clamp_min(1)
+    return summed_scores(logits_BNK, valid_BN) / valid_BN.sum(1, keepdim=True).clamp_min(1)
+
+
+def summed_scores(logits_BNK: Tensor, valid_BN: Tensor) -> Tensor:
+    """Return the sum (B, K) of the softmax over valid ticks, for videos whose ticks come in pieces."""
+    return (logits_BNK.softmax(-1) * valid_BN[..., None].to(logits_BNK)).sum(1)
 
 
 class VideoScores:
-    """Adds up the scores of clips by the video that they are views of; a video's clips may come in several batches."""
+    """Adds up the scores of clips by the video that they are views of; a video's clips may come in several batches.
+
+    Views count alike. Of a stream's pieces the sums over ticks are given instead, so that every tick counts alike.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[int, Tensor] = {}
@@ -38,6 +47,11 @@ class VideoScores:
 
     def __len__(self) -> int:
         return len(self._sums)
+
+    def take(self, videos: Sequence[int]) -> Tensor:
+        """Return the scores (V, K) of videos that are over, float32, and forget them; 0 where one had no output."""
+        sums = [self._sums.pop(video) for video in videos]
+        return torch.stack([total / total.sum().clamp_min(1e-12) for total in sums]).float() if sums else torch.empty(0)
 
     def compute(self) -> tuple[Tensor, Tensor]:
         """Return the score of each video, (V, K) float32 with rows that sum to 1, and the labels (V,); V at least 1.
