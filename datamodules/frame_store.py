@@ -1,4 +1,4 @@
-"""Where a clip's frames come from: the file or the memory.
+"""Where a clip's frames come from: the file, the memory, or the cache on the disk.
 
 file -> decode at size + margin -> grey -> background -> uint8 frames, numbered from the video's first one
 
@@ -8,6 +8,7 @@ cache   none     decodes what each clip needs
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,27 +17,43 @@ from torch import Tensor
 
 from datamodules.background import subtract
 from datamodules.decoding import decode
+from datamodules.frame_cache import DEFAULT_FOLDER, FrameCache
 from datamodules.transforms import grey
 
 if TYPE_CHECKING:
     from datamodules.video_dataset import ClipOptions, Video
 
-CACHES = ("memory", "none")
+CACHES = ("memory", "disk", "none")
 
 
 class FrameStore:
-    """Gives videos' frames at the training size, uint8, after background subtraction."""
+    """Gives videos' frames at the training size, uint8, after background subtraction.
 
-    def __init__(self, options: "ClipOptions", cache: str) -> None:
+    Args:
+        options: what clips look like.
+        cache: "none", "memory" or "disk".
+        dataset_name: names the folder of the cache on the disk.
+        cache_dir: folder of the caches on the disk; None: `.skip-sideways/frames` in the working directory.
+    """
+
+    def __init__(
+        self, options: "ClipOptions", cache: str, *, dataset_name: str = "videos", cache_dir: str | None = None
+    ) -> None:
         if cache not in CACHES:
             raise ValueError(f"cache {cache!r}: expected one of {', '.join(CACHES)}")
+        if cache_dir and cache != "disk":
+            raise ValueError(f"cache_dir {cache_dir} has no effect with cache {cache!r}: add --data.cache disk")
         self.options, self.cache = options, cache
+        folder = Path(cache_dir) if cache_dir else DEFAULT_FOLDER
+        self.disk = FrameCache(folder, dataset_name, options) if cache == "disk" else None
         self._kept: dict[str, Tensor] = {}
 
     def frames(self, video: "Video", numbers: np.ndarray) -> Tensor:
         """Return frames of a video, x_TCHW uint8; fewer than `numbers`, which ascend, where the file ends early."""
         if self.cache == "memory":
             return _chosen(self.whole(video), numbers)
+        if self.disk is not None:
+            return _chosen(self.disk.frames(video, lambda: self._decoded(video)), numbers)
         if self.options.background == "none":
             return self._processed(video, (video.first + numbers).tolist())
         # The background is made of all frames before.
@@ -45,8 +62,11 @@ class FrameStore:
     def whole(self, video: "Video") -> Tensor:
         """Return all frames of a video, kept in memory from the first call on."""
         if video.video_id not in self._kept:
-            self._kept[video.video_id] = self._processed(video, range(video.first, video.first + video.frames))
+            self._kept[video.video_id] = self._decoded(video)
         return self._kept[video.video_id]
+
+    def _decoded(self, video: "Video") -> Tensor:
+        return self._processed(video, range(video.first, video.first + video.frames))
 
     def _processed(self, video: "Video", numbers: Sequence[int]) -> Tensor:
         o = self.options

@@ -184,7 +184,7 @@ def test_hash_follows_files_and_split_not_the_seed(video_folder):
     [
         ({"background": "mode"}, "none, median, mean"),
         ({"fit": "stretch"}, "crop, squash"),
-        ({"cache": "ram"}, "memory, none"),
+        ({"cache": "ram"}, "memory, disk, none"),
         ({"decoder": "opencv"}, "auto, pyav, torchcodec, pytorchvideo"),
         ({"stride": 0}, "must be >= 1"),
         ({"fps": 0.0}, "expected fps > 0"),
