@@ -12,7 +12,6 @@ from datamodules.listing import SPLITS
 from datamodules.official import OfficialLists, OfficialVideo, class_number, names_in, read_lines
 from datamodules.official_files import list_places
 
-EDITIONS = (400, 600)
 _COLUMNS = ("youtube_id", "time_start", "time_end")
 LIST_FOLDERS = ("annotations", "lists", "splits")
 
@@ -23,19 +22,36 @@ def list_names(edition: int, split: str) -> list[str]:
     return [f"{stem}.csv" for stem in stems]
 
 
-def find_file(dataset: str, names: Sequence[str], given: str | None, places: Sequence[Path]) -> Path | None:
-    """Return `given`, else the first of `names` that is in one of `places`, else None.
+def find_files(edition: int, root: Path, splits: str | None, given: Mapping[str, str | None]) -> dict[str, Path]:
+    """Return the files of the lists by split, and of the `label_map`: those given by name, else with a usual name.
+
+    The others all come from one place, the first with a list in it: lists of two places may be of two releases.
 
     Raises:
-        ValueError: `given` does not exist.
+        ValueError: a given file does not exist, or there is no list at all.
     """
-    if given:
-        if not Path(given).is_file():
-            raise ValueError(
-                f"{dataset}: there is no file {given}; in {Path(given).parent}: {names_in(Path(given).parent)}"
-            )
-        return Path(given)
-    return next((place / name for place in places for name in names if (place / name).is_file()), None)
+    dataset = f"kinetics{edition}"
+    named = {key: Path(path) for key, path in given.items() if path}
+    for file in named.values():
+        if not file.is_file():
+            raise ValueError(f"{dataset}: there is no file {file}; in {file.parent}: {names_in(file.parent)}")
+    places = list_places(dataset, root, splits, LIST_FOLDERS)
+    usual = next((files for place in places if set(SPLITS) & (files := _usual(edition, place)).keys()), {})
+    files = usual | named
+    if not set(SPLITS) & files.keys():
+        folders = ", ".join(str(folder) for place in places for folder in place)
+        raise ValueError(
+            f"{dataset}: no list was found: looked for {', '.join(list_names(edition, 'val'))} and the same of train "
+            f"and test in {folders}. Give --data.val_list FILE (data verify: --splits DIR)."
+        )
+    return files
+
+
+def _usual(edition: int, place: Sequence[Path]) -> dict[str, Path]:
+    names = {split: list_names(edition, split) for split in SPLITS}
+    names["label_map"] = [f"label_map_{edition}.txt", "label_map.txt"]
+    found = {key: [folder / name for folder in place for name in names[key]] for key in names}
+    return {key: file for key, files in found.items() if (file := next(filter(Path.is_file, files), None))}
 
 
 def read_rows(file: Path) -> list[dict[str, str]]:
@@ -79,20 +95,6 @@ def _video(row: dict[str, str], numbers: dict[str, int], file: Path, source: str
 
 
 def find_and_read(edition: int, root: Path, splits: str | None, given: Mapping[str, str | None]) -> OfficialLists:
-    """Find the lists and the label map, and read them. `given`: paths, by split or `label_map`, that were named.
-
-    Raises:
-        ValueError: there is no list at all.
-    """
-    dataset = f"kinetics{edition}"
-    places = list_places(dataset, root, splits, LIST_FOLDERS)
-    names = {split: list_names(edition, split) for split in SPLITS}
-    found = {split: find_file(dataset, names[split], given.get(split), places) for split in SPLITS}
-    files = {split: file for split, file in found.items() if file}
-    if not files:
-        raise ValueError(
-            f"{dataset}: no list was found: looked for {', '.join(names['val'])} and the same of train and test in "
-            f"{', '.join(map(str, places))}. Give --data.val_list FILE (data verify: --splits DIR)."
-        )
-    label_map = find_file(dataset, (f"label_map_{edition}.txt", "label_map.txt"), given.get("label_map"), places)
-    return read_lists(edition, files, label_map)
+    """Find the lists and the label map, see `find_files`, and read them."""
+    files = find_files(edition, root, splits, given)
+    return read_lists(edition, {split: files[split] for split in SPLITS if split in files}, files.get("label_map"))

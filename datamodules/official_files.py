@@ -74,14 +74,14 @@ def shared_data() -> Path:
     return Path(named) if named else Path(os.path.relpath(Path(__file__).parents[1] / ".." / "shared" / "data"))
 
 
-def list_places(dataset: str, root: Path, given: str | None, names: Sequence[str]) -> list[Path]:
-    """Return the folders to look for lists in, the best first.
+def list_places(dataset: str, root: Path, given: str | None, names: Sequence[str]) -> list[list[Path]]:
+    """Return the folders to look for lists in, place by place, the best place first.
 
-    They are `given` alone where it is given; else `root`, the folder beside it, and splits/DATASET of `shared_data()`;
-    each with its folders `names`.
+    Places are `given` alone where it is given; else `root`, the folder beside it, and splits/DATASET of
+    `shared_data()`; each is a folder and its folders `names`.
     """
     places = [Path(given)] if given else [root, root.absolute().parent, shared_data() / "splits" / dataset]
-    return [folder for place in places for folder in (place, *(place / name for name in names))]
+    return [[place, *(place / name for name in names)] for place in places]
 
 
 def find_lists(dataset: str, root: Path, given: str | None, *, names: Sequence[str], marker: str) -> Path:
@@ -90,11 +90,11 @@ def find_lists(dataset: str, root: Path, given: str | None, *, names: Sequence[s
     Raises:
         ValueError: there is none; says where it was looked for.
     """
-    places = list_places(dataset, root, given, names)
-    found = next((folder for folder in places if any(folder.glob(marker))), None)
+    folders = [folder for place in list_places(dataset, root, given, names) for folder in place]
+    found = next((folder for folder in folders if any(folder.glob(marker))), None)
     if found is None:
         raise ValueError(
-            f"{dataset}: the official lists were not found: looked for {marker} in {', '.join(map(str, places))}. "
+            f"{dataset}: the official lists were not found: looked for {marker} in {', '.join(map(str, folders))}. "
             "Give --data.splits DIR (data verify: --splits DIR), the folder of the lists."
         )
     return found

@@ -8,19 +8,30 @@ import yaml
 import app
 from app.cli import main
 from app.trainer_cli import SkipSidewaysCLI
+from tests.datamodules import miniature
 
 CONFIGS = Path(app.__file__).parent / "configs"
 COMPLETE = sorted(CONFIGS.glob("experiments/*.yaml"))
 PARTS = sorted([*CONFIGS.glob("debug/*.yaml"), *CONFIGS.glob("data/*.yaml")])
+STANDARD = sorted(CONFIGS.glob("experiments/*/*.yaml"))
+RULE_PART = {"rule", "wiring", "gradient_edges"}
 BASE = CONFIGS / "experiments" / "digits_direction.yaml"
 
 
 def test_there_are_some():
     assert len(COMPLETE) >= 2
     assert len(PARTS) >= 4
+    assert len(STANDARD) == 3 * 2 * 4
 
 
-@pytest.mark.parametrize("path", [*COMPLETE, *PARTS], ids=lambda p: f"{p.parent.name}/{p.name}")
+@pytest.fixture(scope="session")
+def roots(tmp_path_factory):
+    """The root of a small archive of each standard dataset."""
+    names = ("ucf101", "hmdb51", "kinetics600")
+    return {name: str(getattr(miniature, name)(tmp_path_factory.mktemp(name), frames=40)) for name in names}
+
+
+@pytest.mark.parametrize("path", [*COMPLETE, *PARTS, *STANDARD[::5]], ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_it_begins_with_one_line_of_intent_and_prints(path, capfd):
     first, second = path.read_text().splitlines()[:2]
     assert first.startswith("# ")
@@ -46,6 +57,47 @@ def test_it_makes_objects(path, request):
     config["trainer"] = config.get("trainer", {}) | {"logger": False}
     cli = SkipSidewaysCLI(args=config, run=False)
     assert cli.model.hparams["num_classes"] == cli.datamodule.num_classes
+
+
+def of_miniature(path, roots):
+    config = yaml.safe_load(path.read_text())
+    config["data"]["init_args"]["root"] = roots[path.parent.name]
+    config["trainer"] |= {"logger": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    return config
+
+
+@pytest.mark.parametrize("path", STANDARD, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_a_standard_experiment_makes_objects_whose_clips_are_long_enough(path, roots, tmp_cwd):
+    config = of_miniature(path, roots)
+    cli = SkipSidewaysCLI(args=config, run=False)
+    assert cli.model.hparams["num_classes"] == cli.datamodule.num_classes == 3
+    assert cli.datamodule.frames >= 8 * len(cli.model.network.units)
+    assert cli.datamodule.dataset_name == path.parent.name
+    name = f"{config['model']['init_args']['network']}_{path.stem.split('_', 1)[1]}"
+    assert path.stem == name
+
+
+@pytest.mark.parametrize("path", STANDARD, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_experiments_of_one_dataset_and_network_differ_in_the_rule_alone(path):
+    network = path.stem.split("_", 1)[0]
+    own, control = (yaml.safe_load(p.read_text()) for p in (path, path.with_name(f"{network}_backprop_frame.yaml")))
+    for config in (own, control):
+        for key in RULE_PART:
+            config["model"]["init_args"].pop(key, None)
+    assert own == control
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", STANDARD, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_a_standard_experiment_runs_on_the_miniature(path, roots, tmp_cwd):
+    """Every setting but the size is the file's: clips are cut to what a slow machine trains on in a second."""
+    config = of_miniature(path, roots)
+    config["trainer"]["fast_dev_run"] = True
+    config["data"]["init_args"] |= {"size": 32, "margin": 4, "frames": 20, "batch_size": 2, "num_workers": 0}
+    config["model"]["init_args"]["width"] = 0.125
+    file = tmp_cwd / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    assert main(["fit", "--config", str(file)]) == 0
 
 
 def test_debug_fast_runs_and_stores_nothing(tmp_cwd, mlflow_store):
