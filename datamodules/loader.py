@@ -41,7 +41,7 @@ class EpochSampler(DistributedSampler):
     """
 
     def __init__(
-        self, items: int, *, seed: int, shuffle: bool, numbered: bool = False, replicas: int = 1, rank: int = 0
+        self, items: int, *, seed: int, shuffle: bool, replicas: int = 1, rank: int = 0, numbered: bool = False
     ) -> None:
         super().__init__(range(items), num_replicas=replicas, rank=rank, shuffle=shuffle, seed=seed)  # type: ignore[arg-type]
         self.items, self.numbered = items, numbered or shuffle
@@ -176,7 +176,7 @@ def eval_loader(
     )
 
 
-def _replica(trainer: Trainer | None) -> dict[str, int]:
+def _replica(trainer: Trainer | None) -> dict[str, Any]:
     """Return which share of the items this process gets; the strategy knows (stages of one replica share it)."""
     given = trainer.distributed_sampler_kwargs if trainer is not None else None
     return {"replicas": given["num_replicas"], "rank": given["rank"]} if given else {}
