@@ -20,39 +20,70 @@ def subtract(video_TCHW: Tensor, background: str) -> Tensor:
 
     `video_TCHW`: uint8, from the first frame of the video on. "none" returns it as it is.
     """
-    if background == "none":
-        return video_TCHW
-    if background not in BACKGROUNDS:
-        raise ValueError(f"background {background!r}: expected one of {', '.join(BACKGROUNDS)}")
-    running = running_median if background == "median" else running_mean
-    video = video_TCHW.numpy()
-    flat = video.reshape(len(video), -1)
-    difference = np.abs(flat - running(flat)) * GAIN
-    return torch.from_numpy(np.minimum(np.rint(difference), 255).astype(np.uint8).reshape(video.shape))
+    return Subtraction(background)(video_TCHW)
 
 
-def running_mean(x_TN: np.ndarray) -> np.ndarray:
-    """Return the mean of rows 0..t for each t, (T, N) float32."""
-    count = np.arange(1, len(x_TN) + 1, dtype=np.float32)[:, None]
-    return np.cumsum(x_TN, axis=0, dtype=np.float32) / count
+class Subtraction:
+    """Background subtraction of a video that comes in stretches: each goes on where the one before ended.
+
+    Args:
+        background: one of BACKGROUNDS.
+    """
+
+    def __init__(self, background: str) -> None:
+        if background not in BACKGROUNDS:
+            raise ValueError(f"background {background!r}: expected one of {', '.join(BACKGROUNDS)}")
+        self._running = {"none": None, "median": RunningMedian(), "mean": RunningMean()}[background]
+
+    def __call__(self, video_TCHW: Tensor) -> Tensor:
+        """Return the next stretch after subtraction, as `subtract` gives it for the whole video."""
+        if self._running is None:
+            return video_TCHW
+        video = video_TCHW.numpy()
+        flat = video.reshape(len(video), -1)
+        difference = np.abs(flat - self._running(flat)) * GAIN
+        return torch.from_numpy(np.minimum(np.rint(difference), 255).astype(np.uint8).reshape(video.shape))
 
 
-def running_median(x_TN: np.ndarray) -> np.ndarray:
-    """Return the lower median of rows 0..t of uint8 values for each t, (T, N) int16, exactly.
+class RunningMean:
+    """The mean of all rows so far, for each row."""
+
+    def __init__(self) -> None:
+        self._rows = 0
+        self._sum: np.ndarray | int = 0
+
+    def __call__(self, x_TN: np.ndarray) -> np.ndarray:
+        """Return the means at the next rows (T, N) of uint8 values, float32."""
+        count = np.arange(self._rows + 1, self._rows + len(x_TN) + 1, dtype=np.float32)[:, None]
+        sums_TN = np.cumsum(x_TN, axis=0, dtype=np.int64) + self._sum
+        self._rows, self._sum = self._rows + len(x_TN), sums_TN[-1]
+        return sums_TN.astype(np.float32) / count
+
+
+class RunningMedian:
+    """The lower median of all rows so far, for each row, exactly.
 
     One histogram per pixel; the median moves by a few grey levels a frame, so a frame costs O(N), not O(t N).
     """
-    pixels = np.arange(x_TN.shape[1])
-    histogram_NV = np.zeros((x_TN.shape[1], 256), dtype=np.int32)
-    median = x_TN[0].astype(np.int16)
-    below = np.zeros(len(pixels), dtype=np.int32)  # how many values are less than the median so far
-    medians = np.empty(x_TN.shape, dtype=np.int16)
-    for t, x in enumerate(x_TN):
-        histogram_NV[pixels, x] += 1
-        below += x < median
-        _settle(histogram_NV, median, below, rank=t // 2)
-        medians[t] = median
-    return medians
+
+    def __init__(self) -> None:
+        self._rows = 0
+
+    def __call__(self, x_TN: np.ndarray) -> np.ndarray:
+        """Return the medians at the next rows (T, N) of uint8 values, int16."""
+        pixels = np.arange(x_TN.shape[1])
+        if not self._rows:
+            self._histogram_NV = np.zeros((len(pixels), 256), dtype=np.int32)
+            self._median = x_TN[0].astype(np.int16)
+            self._below = np.zeros(len(pixels), dtype=np.int32)  # how many values are less than the median so far
+        medians = np.empty(x_TN.shape, dtype=np.int16)
+        for t, x in enumerate(x_TN):
+            self._histogram_NV[pixels, x] += 1
+            self._below += x < self._median
+            _settle(self._histogram_NV, self._median, self._below, rank=(self._rows + t) // 2)
+            medians[t] = self._median
+        self._rows += len(x_TN)
+        return medians
 
 
 def _settle(histogram_NV: np.ndarray, median: np.ndarray, below: np.ndarray, rank: int) -> None:

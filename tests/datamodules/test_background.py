@@ -4,24 +4,24 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.background import GAIN, running_mean, running_median, subtract
+from datamodules.background import GAIN, RunningMean, RunningMedian, Subtraction, subtract
 
 X = np.random.default_rng(0).integers(0, 256, (40, 60)).astype(np.uint8)
 
 
 def test_running_median_equals_sorting():
-    found = running_median(X)
+    found = RunningMedian()(X)
     assert all((found[t] == np.sort(X[: t + 1], axis=0)[t // 2]).all() for t in range(len(X)))
 
 
 @pytest.mark.parametrize("values", [[0, 0, 255, 255, 255], [255, 0, 0, 0, 128], [7], [3, 3, 3]])
 def test_running_median_of_extremes(values):
     column = np.array(values, np.uint8)[:, None]
-    assert running_median(column)[:, 0].tolist() == [sorted(values[: t + 1])[t // 2] for t in range(len(values))]
+    assert RunningMedian()(column)[:, 0].tolist() == [sorted(values[: t + 1])[t // 2] for t in range(len(values))]
 
 
 def test_running_mean_equals_averaging():
-    np.testing.assert_allclose(running_mean(X), [X[: t + 1].mean(0) for t in range(len(X))], rtol=1e-5)
+    np.testing.assert_allclose(RunningMean()(X), [X[: t + 1].mean(0) for t in range(len(X))], rtol=1e-5)
 
 
 @pytest.mark.parametrize("background", ["median", "mean"])
@@ -33,6 +33,13 @@ def test_no_frame_depends_on_a_later_one(background):
     assert torch.equal(before[:25], after[:25])
     assert not torch.equal(before[25], after[25])
     assert torch.equal(subtract(video[:17], background), before[:17])
+
+
+@pytest.mark.parametrize("background", ["none", "median", "mean"])
+def test_a_video_in_stretches_is_the_video(background):
+    video, goes_on = torch.from_numpy(X.reshape(40, 3, 4, 5)), Subtraction(background)
+    parts = [goes_on(video[start:stop]) for start, stop in ((0, 1), (1, 17), (17, 40))]
+    assert torch.equal(torch.cat(parts), subtract(video, background))
 
 
 @pytest.mark.parametrize("background", ["median", "mean"])
