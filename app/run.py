@@ -26,7 +26,7 @@ from app.outcome import Outcome
 from app.parameter_count import ParameterCount
 from app.run_layout import flat, init_args, run_layout, run_name
 from app.run_logger import RunLogger
-from lightning_modules.callbacks import ConfusionArtifact, StepMemory, StepTime, TickLatency
+from lightning_modules.callbacks import ConfusionArtifact, SkippedClips, StepMemory, StepTime, TickLatency
 
 if TYPE_CHECKING:
     from app.trainer_cli import SkipSidewaysCLI
@@ -215,7 +215,7 @@ def _refuse_automatic(chosen: Mapping[str, Any]) -> None:
 
 
 def _measures() -> list[Callback]:
-    return [StepTime(), StepMemory(), TickLatency(), ConfusionArtifact()]
+    return [StepTime(), StepMemory(), TickLatency(), ConfusionArtifact(), SkippedClips()]
 
 
 def _as_list(value: Any) -> list[Any]:

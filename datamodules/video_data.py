@@ -228,6 +228,14 @@ class VideoData(LightningDataModule, ABC):
             if self._speaks():
                 print(space)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps: the videos that were left out so far."""
+        return {"skipped": dict(self.skipped)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back."""
+        self.skipped = {**state_dict["skipped"], **self.skipped}
+
     def train_dataloader(self) -> DataLoader:
         """Return the shuffled, resumable loader."""
         if self.stream:
