@@ -1,12 +1,19 @@
 """`skip-sideways data index|verify`: the table of a folder's videos, made once, and the check of it.
 
+    data index --root DIR              decode every video once, write the table
+    data verify --root DIR             decode every video again and compare with the table
+    data verify ucf101 --root DIR      compare an archive with its official lists, read every video (data_verify.py)
+
 Exit status: 0 all videos are whole (index: the table was written), 1 verify found something wrong, 2 wrong arguments.
 """
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from app.data_verify import DATASETS, verify_dataset
 
 if TYPE_CHECKING:
     from datamodules.index import IndexRow
@@ -20,9 +27,10 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     if arguments.jobs < 0:
         parser.error(f"--jobs {arguments.jobs}: expected 0 (one a core) or more")
-    command = _index if arguments.command == "index" else _verify
+    if arguments.command == "verify":
+        _refuse_options_without_effect(parser, arguments)
     try:
-        return command(arguments)
+        return _command(arguments)(arguments)
     except (ValueError, OSError) as error:
         print(f"skip-sideways data: {error}", file=sys.stderr)
         return 2
@@ -32,14 +40,43 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="skip-sideways data", description="Look after a folder of video files.")
     commands = parser.add_subparsers(dest="command", required=True)
     index = commands.add_parser("index", help="decode every video once and write the table")
-    verify = commands.add_parser("verify", help="decode every video again and compare with the table")
+    verify = commands.add_parser(
+        "verify",
+        help="check a folder against its table, or a dataset against its official lists",
+        description=(
+            "Without DATASET: decode every video of a folder again and compare with its table. With DATASET: count "
+            "what is found of the official lists per split and fold, name every missing, extra and broken video. "
+            "Stopped and started again it goes on where it was. Exit status: 0 complete and whole, 1 something "
+            "missing or broken, 2 wrong arguments or nothing found."
+        ),
+        epilog="example: skip-sideways data verify ucf101 --root /data/UCF-101 --splits /data/ucfTrainTestlist",
+    )
+    verify.add_argument("dataset", nargs="?", choices=DATASETS, help="compare with this dataset's official lists")
+    verify.add_argument("--fold", type=int, help="ucf101, hmdb51: 1, 2 or 3; default: all three")
+    verify.add_argument("--splits", type=Path, help="folder of the official lists; default: in ROOT and beside it")
+    verify.add_argument("--quick", action="store_true", help="with DATASET: read packets, do not decode; finds less")
+    outputs = {
+        index: f"the table; default: {_DEFAULT_TABLE}",
+        verify: "the table (as `index`); with DATASET: folder for the whole lists, default: ./DATASET-verify",
+    }
     for command in (index, verify):
         command.add_argument("--root", type=Path, required=True, help="folder with video files, at any depth")
-        command.add_argument("--output", type=Path, help=f"the table; default: {_DEFAULT_TABLE}")
+        command.add_argument("--output", type=Path, help=outputs[command])
         command.add_argument("--jobs", type=int, default=0, help="threads; default: one a core")
         command.add_argument("--min-frames", type=int, default=2, help="list shorter videos (2D-1 for D units)")
         command.add_argument("--no-progress", action="store_true", help="no progress bar")
     return parser
+
+
+def _command(arguments: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
+    if arguments.command == "index":
+        return _index
+    return verify_dataset if arguments.dataset else _verify
+
+
+def _refuse_options_without_effect(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    if not arguments.dataset and (arguments.fold is not None or arguments.splits or arguments.quick):
+        parser.error("--fold, --splits and --quick need a DATASET: skip-sideways data verify ucf101 --root DIR ...")
 
 
 def _rows(arguments: argparse.Namespace) -> list["IndexRow"]:

@@ -25,7 +25,7 @@ _EPSILON_S = 1e-6
 # A tick that is more than this share of a frame is no rounding: an AVI file counts frames.
 _ROUNDING_SHARE = 0.25
 # A file that is longer than the range it was cut to is a cut at key frames, up to this much.
-CUT_SLACK_S = 1.0
+CUT_SLACK_S = 2.0
 PURPOSES = ("start", "transform", "augmentation")
 
 

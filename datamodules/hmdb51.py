@@ -46,7 +46,7 @@ def read_lists(folder: Path, fold: int) -> OfficialLists:
             split, video = _video(found[name], line, name, label)
             splits[split].append(video)
     unused = splits.pop("unused")
-    return OfficialLists(NAME, class_names, splits, "official", fold, unused)
+    return OfficialLists(NAME, class_names, splits, "official", fold, unused, str(folder))
 
 
 def _video(file: Path, line: str, class_name: str, label: int) -> tuple[str, OfficialVideo]:

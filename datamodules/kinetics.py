@@ -18,6 +18,9 @@ from datamodules.official import OfficialLists, make_listing
 from datamodules.official_files import match, refuse_nothing, walk
 from datamodules.video_data import VideoData
 
+# test_split -> split -> the official list that it is
+ROLES = {"val": {"train": "train", "test": "val"}, "test": {split: split for split in SPLITS}}
+
 
 class Kinetics(VideoData, ABC):
     """What Kinetics-400 and Kinetics-600 share: lists from csv files, missing videos counted and not refused.
@@ -111,8 +114,8 @@ def kinetics_listing(lists: OfficialLists, root: Path, *, test_split: str, val_f
     Raises:
         ValueError: that list was not found, or no listed video is there.
     """
-    if test_split not in ("val", "test"):
-        raise ValueError(f"{lists.dataset}: test_split {test_split!r}; expected val or test")
+    if test_split not in ROLES:
+        raise ValueError(f"{lists.dataset}: test_split {test_split!r}; expected {' or '.join(ROLES)}")
     if test_split not in lists.splits:
         raise ValueError(
             f"{lists.dataset}: there is no {test_split} list, only {', '.join(lists.splits)}. Give "
@@ -121,9 +124,8 @@ def kinetics_listing(lists: OfficialLists, root: Path, *, test_split: str, val_f
     files = walk(lists.dataset, root)
     matched = match(lists, files)
     refuse_nothing(lists, files, matched)
-    roles = {"train": "train", "test": "val"} if test_split == "val" else {name: name for name in SPLITS}
     named = replace(lists, split_name=f"{test_split} list")
-    return make_listing(named, root, matched, roles=roles, val_fraction=val_fraction)
+    return make_listing(named, root, matched, roles=ROLES[test_split], val_fraction=val_fraction)
 
 
 def _say_missing(dataset: str, listing: Listing) -> None:

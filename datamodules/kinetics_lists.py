@@ -83,7 +83,9 @@ def read_lists(edition: int, files: dict[str, Path], label_map: Path | None) -> 
     numbers = {name: number for number, name in enumerate(class_names)}
     source = str(label_map or "the lists")
     splits = {split: [_video(row, numbers, files[split], source) for row in part] for split, part in rows.items()}
-    return OfficialLists(f"kinetics{edition}", class_names, splits, "official")
+    return OfficialLists(
+        f"kinetics{edition}", class_names, splits, "official", source=", ".join(map(str, files.values()))
+    )
 
 
 def _video(row: dict[str, str], numbers: dict[str, int], file: Path, source: str) -> OfficialVideo:

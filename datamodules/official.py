@@ -41,7 +41,7 @@ class OfficialVideo:
 
 @dataclass(frozen=True)
 class OfficialLists:
-    """What the official files say of one fold: `splits` by name, and `unused` videos that belong to none of them."""
+    """What the official files (`source`) say of one fold: `splits` by name, `unused` videos that belong to none."""
 
     dataset: str
     class_names: list[str]
@@ -49,6 +49,7 @@ class OfficialLists:
     split_name: str
     fold: int = 0
     unused: list[OfficialVideo] = field(default_factory=list)
+    source: str = ""
 
     @property
     def videos(self) -> list[OfficialVideo]:

@@ -33,7 +33,7 @@ def read_lists(folder: Path, fold: int) -> OfficialLists:
     numbers = read_classes(folder / MARKER)
     files = {part: folder / f"{part}list{fold:02d}.txt" for part in ("train", "test")}
     splits = {part: [_video(file, line, numbers) for line in read_lines(file)] for part, file in files.items()}
-    return OfficialLists(NAME, list(numbers), splits, "official", fold)
+    return OfficialLists(NAME, list(numbers), splits, "official", fold, source=str(folder))
 
 
 def read_classes(file: Path) -> dict[str, int]:
