@@ -14,11 +14,15 @@ partial file, and the second rename puts the same frames in the first one's plac
 import fcntl
 import hashlib
 import logging
+import math
+import mmap
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 
 DEFAULT_FOLDER = Path(".skip-sideways") / "frames"
 _PARTIAL = ".partial"
+_HEADER_BYTES = 128  # of a .npy file of four dimensions
 _FORMAT = 1  # counts up when the same options give other pixels
 GIB = 2**30
 
@@ -177,9 +182,21 @@ def _sync(stream: IO[bytes]) -> None:
 def _mapped(file: Path) -> Tensor | None:
     """Return the frames of a complete file without reading them; None where there is no such file."""
     try:
-        # Copy on write, so that torch may hold it; nothing is copied unless somebody writes.
-        return torch.from_numpy(np.load(file, mmap_mode="c"))
+        with file.open("rb") as stream:
+            # Copy on write, so that torch may hold it; nothing is copied unless somebody writes.
+            content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+        shape, offset = _shape(content[:_HEADER_BYTES])
+        return torch.frombuffer(content, dtype=torch.uint8, offset=offset, count=math.prod(shape)).view(shape)
     except FileNotFoundError:
         return None
-    except (ValueError, EOFError):  # cut short by something that is not us, as a copy that broke off: made anew
+    except ValueError:  # cut short by something that is not us, as a copy that broke off: made anew
         return None
+
+
+@lru_cache
+def _shape(head: bytes) -> tuple[tuple[int, ...], int]:
+    """Return the shape that the head of a .npy file states, and where its values begin."""
+    stream = BytesIO(head)
+    np.lib.format.read_magic(stream)
+    shape, _, _ = np.lib.format.read_array_header_1_0(stream)
+    return shape, stream.tell()

@@ -43,9 +43,9 @@ def crop_choice(height: int, width: int, *, size: int, crop: int, crops: int) ->
 
 
 def apply_choice(video_TCHW: Tensor, choice: Choice, size: int) -> Tensor:
-    """Return the cut (T, C, size, size), every frame alike."""
+    """Return a copy of the cut (T, C, size, size), every frame alike."""
     cut = video_TCHW[..., choice.top : choice.top + size, choice.left : choice.left + size]
-    return cut.flip(-1) if choice.mirrored else cut
+    return cut.flip(-1) if choice.mirrored else cut.clone(memory_format=torch.contiguous_format)
 
 
 class Augmentations:
@@ -68,7 +68,7 @@ class Augmentations:
             return apply_choice(video_TCHW, choice, self.size)
         with seeded(int(clip_rng(*key, "augmentation").integers(2**63))):
             if self.resized_crop is None:
-                clip = apply_choice(video_TCHW, choice, self.size).clone()  # a transform may work in place
+                clip = apply_choice(video_TCHW, choice, self.size)
             else:
                 clip = self.resized_crop(video_TCHW)
                 clip = clip.flip(-1) if choice.mirrored else clip
@@ -114,7 +114,9 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def padded(video_TCHW: Tensor, frames: int) -> Tensor:
-    """Return the frames in one piece of memory, zeros behind them up to `frames`."""
+    """Return the frames with zeros behind them up to `frames`; the same tensor where there are so many."""
+    if len(video_TCHW) == frames:
+        return video_TCHW
     out = torch.empty(frames, *video_TCHW.shape[1:], dtype=video_TCHW.dtype)
     out[: len(video_TCHW)] = video_TCHW
     out[len(video_TCHW) :] = 0
