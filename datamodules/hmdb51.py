@@ -7,7 +7,6 @@ A clip's name begins with that of the film or video it is cut from; `val_fractio
 """
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,7 @@ class HMDB51(VideoData):
     """
 
     dataset_name = NAME
-    split_options: Mapping[str, str] = {"val": "--data.val_fraction 0.1"}
+    val_options = "--data.val_fraction 0.1"
 
     def __init__(
         self,

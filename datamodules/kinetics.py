@@ -5,7 +5,6 @@ missing ones are normal here, and how many were found goes with every result.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,10 +39,8 @@ class Kinetics(VideoData, ABC):
     """
 
     index_check = "scan"
-    split_options: Mapping[str, str] = {
-        "val": "--data.val_fraction 0.02, or --data.test_split test",
-        "test": "--data.test_split",
-    }
+    val_options = "--data.val_fraction 0.02, or --data.test_split test"
+    test_options = "--data.test_split"
 
     def __init__(
         self,

@@ -8,7 +8,6 @@ The clips of one group (`_g08_`) of a class are cut from one video: the folds ne
 """
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +79,7 @@ class UCF101(VideoData):
     """
 
     dataset_name = NAME
-    split_options: Mapping[str, str] = {"val": "--data.val_fraction 0.1"}
+    val_options = "--data.val_fraction 0.1"
 
     def __init__(
         self,

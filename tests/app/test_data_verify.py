@@ -50,7 +50,7 @@ def test_missing_extra_and_broken_videos_are_listed_whole_and_by_split(archive, 
         "v_Basketball_g08_c01",
     }
     assert found.joinpath("extra.txt").read_text() == "copy (2).avi\n"
-    ((path, reason),) = list(csv.reader(found.joinpath("broken.csv").open()))[1:]
+    ((path, reason),) = list(csv.reader(found.joinpath("broken.csv").read_text().splitlines()))[1:]
     assert path == "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi"
     assert reason
     assert f"  {path}: {reason}" in said.out
