@@ -52,7 +52,8 @@ class _Reading:
     """What was seen of a file so far, so that a broken one still says how far it got."""
 
     def __init__(self, blank: VideoFacts) -> None:
-        self._facts, self._stamps, self._trusted = blank, [], True
+        self._facts, self._trusted = blank, True
+        self._stamps: list[Any] = []
         self._claimed_frames, self._claimed_s = 0, 0.0
 
     def header(self, stream: Any) -> None:

@@ -84,7 +84,9 @@ class Pictures:
         if as_it_is:
             return rgb.to_ndarray().transpose(2, 0, 1)
         planes = (rgb.planes[number] for number in _PLANES_OF_RGB)
-        return np.stack([np.frombuffer(p, np.uint8).reshape(height, p.line_size)[:, :width] for p in planes])
+        return np.stack(
+            [np.frombuffer(memoryview(p), np.uint8).reshape(height, p.line_size)[:, :width] for p in planes]
+        )
 
 
 def quarter_turns(picture: Any) -> int:

@@ -8,7 +8,8 @@ What comes out must agree with the table of stamps: all frames asked for, in ord
 read from its beginning and the frames are counted, which is also what happens where no stamps are known.
 """
 
-from collections import Counter
+import math
+from collections import Counter, deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -73,24 +74,17 @@ def _sought(path: Path, frames: Sequence[int], stamps: np.ndarray, size: int | N
 
 def _collect(stream: Any, wanted: Counter[int], pictures: Pictures) -> bool:
     """Add the frames with the wanted stamps; return whether all came, in order and whole."""
-    due = iter(wanted)
-    stamp, before = next(due), None
+    due, before = deque(wanted), -math.inf
     for packet in stream.container.demux(stream):
         unneeded = packet.pts is not None and packet.pts not in wanted
         stream.codec_context.skip_frame = "NONREF" if unneeded else "DEFAULT"
         for frame in packet.decode():
-            if (
-                frame.pts is None
-                or frame.pts > stamp
-                or frame.is_corrupt
-                or (before is not None and frame.pts <= before)
-            ):
+            if frame.pts is None or frame.is_corrupt or not before < frame.pts <= due[0]:
                 return False
             before = frame.pts
-            if frame.pts == stamp:
-                pictures.add(frame, wanted[stamp])
-                stamp = next(due, None)
-                if stamp is None:
+            if frame.pts == due[0]:
+                pictures.add(frame, wanted[due.popleft()])
+                if not due:
                     return True
     return False
 

@@ -41,7 +41,8 @@ def decode_pytorchvideo(
     if not numbers:
         raise DecodingError(f"{path}: no frame decodes" + (f" from frame {frames[0]} on" if frames else ""))
     turned = np.rot90(clip_CTHW[:, numbers].byte().numpy(), _turns(path, facts), axes=(2, 3))
-    pictures = Pictures(*turned.shape[-2:], len(numbers), size, fit)
+    height, width = turned.shape[-2:]
+    pictures = Pictures(height, width, len(numbers), size, fit)
     for image_HWC in turned.transpose(1, 2, 3, 0):
         pictures.add(av.VideoFrame.from_ndarray(np.ascontiguousarray(image_HWC), format="rgb24"))
     return pictures.tensor()
