@@ -1,22 +1,26 @@
-"""`predict --video FILE`: the clips of one file, cut as the data set of the checkpoint cuts its own.
+"""`predict --video FILE`: one file, read from its first frame to its last as the checkpoint's data set reads its own.
+
+    file -> frames at the clips' rate -> pieces of T frames -> the network, its state kept between them -> answers
 
 A checkpoint tells what this needs of its data set: the classes' names and what a clip looks like. So the data set
-itself need not be on the machine.
+itself need not be on the machine. Neither the frames nor the answers are kept: the video may have any length.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from datamodules.clips import clip_length
-from datamodules.decoding import probe
-from datamodules.loader import eval_loader
-from datamodules.video_dataset import ClipOptions, EvalClips, FrameStore, Video
+from datamodules.forward_store import ForwardStore
+from datamodules.probing import probe
+from datamodules.streams import Streams, eval_stream_loader, whole_video
+from datamodules.video_dataset import ClipOptions, Video
+from lightning_modules.networks import ClipNetwork
 
 UNKNOWN_LABEL = -1
 
@@ -62,27 +66,77 @@ def remembered(card: Mapping[str, Any], given: Mapping[str, Any] | Namespace) ->
     return Namespace(class_path=path, init_args=Namespace({**kept, **own, "clip_options": options}))
 
 
-def one_video_loader(data: Any, path: Path, min_frames: int) -> DataLoader:
-    """Return a loader of the test views of one video file, with label -1.
+class OneVideo:
+    """One video file that can be read to its end.
 
-    `data`: the DataModule whose size, frames and background the network was trained on, or what is remembered of it.
-    ValueError: no such file, broken, too short, or the data set is not made of video files.
+    Args:
+        data: the DataModule whose size, frame rate and background the network was trained on, or what is remembered.
+        path: of the file.
+        fewest: frames from which the network gives an answer.
+
+    Raises:
+        ValueError: no such file, broken, too short, or the data set is not made of video files.
     """
-    options = getattr(data, "clip_options", None)
-    if options is None:
-        raise ValueError(
-            f"--video {path}: the checkpoint was trained on {data.dataset_name}, which is not made of video files. "
-            "Give a checkpoint trained with --data VideoFolder or Weizmann."
+
+    def __init__(self, data: Any, path: Path, fewest: int) -> None:
+        options: ClipOptions | None = getattr(data, "clip_options", None)
+        if options is None:
+            raise ValueError(
+                f"--video {path}: the checkpoint was trained on {data.dataset_name}, which is not made of video files. "
+                "Give a checkpoint trained on video files, such as --data VideoFolder or Weizmann."
+            )
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "there is no such file"
+            raise ValueError(f"--video {path}: {what}; expected the path of one video.")
+        self.options, self.class_names = options, list(data.class_names)
+        self.facts = probe(path)
+        if self.facts.problem:
+            raise ValueError(f"--video {path} {self.facts.problem}. Mend it or give another.")
+        self.video = Video(path, path.name, UNKNOWN_LABEL, self.facts.frames, 0, self.facts)
+        self.used = len(whole_video(options, self.video))
+        if self.used < fewest:
+            rate = f" {options.rate}" if options.rate else ""
+            held = f"{self.facts.frames} frames" + (f", {self.used}{rate}" if self.used < self.facts.frames else "")
+            raise ValueError(f"--video {path} has {held}; this network gives no answer before frame {fewest}.")
+
+    def times_s(self) -> np.ndarray:
+        """Return the seconds at which the frames that are read come, and at last when the video is over."""
+        line = self.video.timeline
+        if self.options.fps is not None:
+            return np.append(np.arange(self.used) / self.options.fps, line.end_s)
+        return np.append(line.times_s[whole_video(self.options, self.video)], line.end_s)
+
+    def loader(self) -> DataLoader:
+        """Return the pieces of the video, one a batch."""
+        return eval_stream_loader(Streams([self.video], ForwardStore(self.options, self.video), lanes=1), num_workers=0)
+
+    def title(self) -> str:
+        """Return lines about the file, how it is read, and what can be answered."""
+        f, o = self.facts, self.options
+        turned = f", turned upright by {f.rotation} degrees" if f.rotation else ""
+        rate = f"{f.fps:.4g} frames a second" + (" on average" if f.variable_rate else "")
+        read = f", read {o.rate}" if o.rate else ""
+        return (
+            f"{self.video.path.name}: {f.frames} frames of {f.width} x {f.height}{turned}, {rate}{read}\n"
+            f"The network knows {_listed(self.class_names)}; it names the likeliest of them, whatever it sees."
         )
-    if not path.is_file():
-        raise ValueError(f"--video {path}: there is no such file; expected the path of one video.")
-    facts = probe(path)
-    if facts.problem:
-        raise ValueError(f"--video {path} {facts.problem}. Mend it or give another: predictions need a whole video.")
-    used = clip_length(facts.frames, options.frames, options.stride)
-    if used < min_frames:
-        held = f"{facts.frames} frames" + (f", {used} at stride {options.stride}" if options.stride > 1 else "")
-        raise ValueError(f"--video {path} has {held}; this network needs at least {min_frames}.")
-    video = Video(path, path.name, UNKNOWN_LABEL, facts.frames)
-    dataset = EvalClips([video], FrameStore(options, cache="none"), views=data.views)
-    return eval_loader(dataset, len(dataset), batch_size=data.batch_size, num_workers=0, trainer=None)
+
+
+def manner(network: Any, rule: Any, options: ClipOptions) -> str:
+    """Return how a whole video's answer is made, with `{}` for the number of answers, and which test scores so too."""
+    if isinstance(network, ClipNetwork):
+        made = f"{{}} answers to consecutive clips of {options.frames} frames"
+    elif rule.forward_shift:
+        wait = network.depth - 1
+        made = f"{{}} answers, one a frame; each comes {wait} frames after its frame, so that the last {wait} have none"
+    else:
+        made = "{} answers, one a frame"
+    return (
+        f"The whole video: the mean of {made}. `skip-sideways test` scores a video so with --data.stream true; "
+        "without it, by the mean of its views."
+    )
+
+
+def _listed(names: Sequence[str], shown: int = 12) -> str:
+    more = ", ..." if len(names) > shown else ""
+    return f"{len(names)} classes ({', '.join(names[:shown])}{more})"

@@ -1,6 +1,7 @@
 """The table that `predict` writes: one row for each clip, with the most probable classes."""
 
 import csv
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,8 +9,30 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from app.answers import VideoAnswers
+from app.one_video import manner
+
 if TYPE_CHECKING:
     from app.trainer_cli import SkipSidewaysCLI
+
+
+def predictions_of(cli: "SkipSidewaysCLI") -> Callback:
+    """Return what writes the table that the options ask for: of a data set's clips, or of one video over time."""
+    names, get = list(cli.datamodule.class_names), partial(cli._get, cli.config)
+    path, top_k, every_s = Path(get("output")), int(get("top_k")), get("every")
+    if (video := cli.video) is None:
+        if every_s is not None:
+            raise ValueError(f"--every {every_s:g} without --video: clips have one row each; leave it out.")
+        return PredictionTable(path, names, top_k)
+    return VideoAnswers(
+        path,
+        names,
+        top_k,
+        times_s=video.times_s(),
+        every_s=every_s,
+        title=video.title(),
+        manner=manner(cli.model.network, cli.model.rule, video.options),
+    )
 
 
 class PredictionTable(Callback):
@@ -23,12 +46,6 @@ class PredictionTable(Callback):
             raise ValueError(f"--top_k is {top_k}; expected at least 1.")
         self.path, self.class_names, self.top_k = path, class_names, min(top_k, len(class_names))
         self.rows = 0
-
-    @classmethod
-    def from_cli(cls, cli: "SkipSidewaysCLI") -> "PredictionTable":
-        """Return the table that `--output` and `--top_k` ask for."""
-        names = list(cli.datamodule.class_names)
-        return cls(Path(cli._get(cli.config, "output")), names, int(cli._get(cli.config, "top_k")))
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the head of the table, so that a path that can't be written fails before the work."""

@@ -131,9 +131,11 @@ class Run:
         if arguments.get("enable_model_summary") is not False:
             arguments |= {"enable_model_summary": False, "callbacks": [*arguments["callbacks"], ParameterCount()]}
         if self.subcommand == "predict":
-            from app.predictions import PredictionTable
+            from app.predictions import predictions_of
 
-            arguments["callbacks"].append(PredictionTable.from_cli(self.cli))
+            arguments["callbacks"].append(predictions_of(self.cli))
+            if self.cli.video:
+                arguments["enable_progress_bar"] = False  # the rows that appear show how far it is
         return arguments
 
     def _make_logger(self) -> RunLogger | None:

@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI  # noqa:
 from app.checkpoint_io import CARD, missing, read_checkpoint  # noqa: E402
 from app.checkpoints import RunCheckpoint  # noqa: E402
 from app.noise import without_noise  # noqa: E402
-from app.one_video import one_video_loader, remembered  # noqa: E402
+from app.one_video import OneVideo, remembered  # noqa: E402
 from app.parser import PlainParser  # noqa: E402
 from app.run import Run, RunConfig  # noqa: E402
 
@@ -90,9 +90,12 @@ class SkipSidewaysCLI(LightningCLI):
                 "--output", type=str, default="predictions.csv", help="the table that predictions are written to"
             )
             parser.add_argument(
-                "--video", type=str | None, default=None, help="predict this one file, not the data set's clips"
+                "--video", type=str | None, default=None, help="read this one file to its end, not the data set's clips"
             )
-            parser.add_argument("--top_k", type=int, default=5, help="classes listed for each clip")
+            parser.add_argument(
+                "--every", type=float | None, default=None, help="with --video: seconds a row (default 0.5; 0: all)"
+            )
+            parser.add_argument("--top_k", type=int, default=5, help="classes listed in each row")
         parser.set_defaults({"model": {"class_path": model_path()}})
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
         parser.link_arguments("data.channels", "model.init_args.in_channels", apply_on="instantiate")
@@ -119,6 +122,8 @@ class SkipSidewaysCLI(LightningCLI):
         self.model = self._get(self.config_init, "model")
         self.datamodule.min_frames = shortest_clip(self.model)
         self.tracked = Run(self)
+        video = self._get(self.config, "video")
+        self.video = OneVideo(self.datamodule, Path(video), self.model.fewest_frames) if video else None
         self.trainer = self.instantiate_trainer()
         if hasattr(self.model, "check_data"):
             self.model.check_data(self.datamodule, self.trainer, training=self.only == "fit")
@@ -139,9 +144,9 @@ class SkipSidewaysCLI(LightningCLI):
         kwargs["ckpt_path"] = self.tracked.ckpt_path
         if subcommand == "predict":
             kwargs["return_predictions"] = False
-            if video := self._get(self.config, "video"):
-                data = kwargs.pop("datamodule")
-                kwargs["dataloaders"] = one_video_loader(data, Path(video), data.min_frames)
+            if self.video:
+                del kwargs["datamodule"]
+                kwargs["dataloaders"] = self.video.loader()
         return kwargs
 
     def plain_config(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The frames of one video from the first to the last, a stretch at a time: any length in the same memory.
 
     file      |............................................................|
-    decoded   |-------------------|-------------------|                         stretches of at most 64 MiB
+    decoded   |-------------------|-------------------|                         stretches of at most 16 MiB
     asked for       piece  piece  piece -->
 
 A stretch is decoded by one call, which begins at a key frame: the larger it is, the less is decoded twice.
@@ -17,7 +17,7 @@ from datamodules.streams import whole_video
 from datamodules.transforms import grey
 from datamodules.video_dataset import ClipOptions, Video
 
-STRETCH_BYTES = 64 * 2**20
+STRETCH_BYTES = 16 * 2**20
 
 
 class ForwardStore:

@@ -9,7 +9,7 @@ cache   none     decodes what each clip needs
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -24,6 +24,16 @@ if TYPE_CHECKING:
     from datamodules.video_dataset import ClipOptions, Video
 
 CACHES = ("memory", "disk", "none")
+
+
+class FrameSource(Protocol):
+    """Whatever gives frames of videos."""
+
+    options: "ClipOptions"
+
+    def frames(self, video: "Video", numbers: np.ndarray) -> Tensor:
+        """Return frames of a video, x_TCHW uint8; fewer than `numbers`, which ascend, where the file ends early."""
+        ...
 
 
 class FrameStore:

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.clips import clip_rng
 from datamodules.decoding import DecodingError
 from datamodules.faults import Collated
-from datamodules.frame_store import FrameStore
+from datamodules.frame_store import FrameSource
 from datamodules.loader import EpochSampler, Key, OnFault, ResumableLoader, epoch_order
 from datamodules.transforms import Augmentations, apply_choice, crop_choice, random_choice
 from datamodules.video_dataset import ClipOptions, Video, read_frames
@@ -77,7 +77,7 @@ class Streams(Dataset):
     def __init__(
         self,
         videos: Sequence[Video],
-        store: FrameStore,
+        store: FrameSource,
         *,
         lanes: int,
         seed: int = 0,

@@ -29,7 +29,7 @@ from datamodules.clips import (
 )
 from datamodules.decoding import DECODERS, FITS, DecodingError, VideoFacts
 from datamodules.faults import Fault
-from datamodules.frame_store import FrameStore
+from datamodules.frame_store import FrameSource, FrameStore
 from datamodules.loader import Key
 from datamodules.transforms import Augmentations, apply_choice, crop_choice, padded, random_choice
 
@@ -203,7 +203,7 @@ def _read(store: FrameStore, video: Video, start: int) -> Tensor:
     return read_frames(store, video, store.options.numbers(video, start))
 
 
-def read_frames(store: FrameStore, video: Video, numbers: np.ndarray) -> Tensor:
+def read_frames(store: FrameSource, video: Video, numbers: np.ndarray) -> Tensor:
     """Return frames of a video, x_TCHW uint8; DecodingError where the file gives fewer than the table promised."""
     frames = store.frames(video, numbers)
     if len(frames) < len(numbers):

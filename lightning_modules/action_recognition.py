@@ -166,6 +166,11 @@ class ActionRecognition(LightningModule):
         return shortest_clip(self.network.wiring)
 
     @property
+    def fewest_frames(self) -> int:
+        """Fewest frames from which there is an answer: D in the pipeline, 1 in other networks."""
+        return first_loss_tick(self.rule, self.network.depth)
+
+    @property
     def executor(self) -> str:
         """The executor in use: units in several stages work tick by tick wherever the rule lets them."""
         if self.team.stages > 1:
@@ -437,8 +442,9 @@ class ActionRecognition(LightningModule):
     def _predict_piece(self, batch: Batch) -> dict[str, Any]:
         """Return the videos that end, and besides what was answered about which frame: softmax (B, N, K), mask (B, N).
 
-        `answered_frames` (N,) numbers frames from the video's first, 0: a pipeline's answer is about a frame that came
-        D - 1 ticks ago; a 3D network's is about all frames of the piece, and has the first one's number.
+        `answered_frames` (N, 2) are the first frame that an answer is about and the one after the last, counted from
+        the video's first, 0: a pipeline's answer is about a frame that came D - 1 ticks ago, a 3D network's about all
+        frames of the piece.
         """
         logits_BNK, valid_BN = self._outputs(batch)
         assert logits_BNK is not None
@@ -446,15 +452,16 @@ class ActionRecognition(LightningModule):
         sums_BK = summed_scores(logits_BNK, valid_BN)
         self._video_scores.update(sums_BK[going], batch["label"][going], video_index_B[going])
         ended = batch["last"].nonzero().flatten().tolist()
-        first_loss = first_loss_tick(self.rule, self.network.depth)
-        first = max(first_loss, batch["start"] + 1) - first_loss
+        waits = first_loss_tick(self.rule, self.network.depth) - 1
+        first_N = max(0, batch["start"] - waits) + torch.arange(valid_BN.shape[1])
+        about = int(batch["length"].max()) if self.rule.whole_clip else 1
         return {
             "clip_id": [batch["clip_id"][lane] for lane in ended],
             "label": batch["label"][ended].cpu(),
             "scores": self._video_scores.take([int(video_index_B[lane]) for lane in ended]),
             "answers": logits_BNK.softmax(-1).cpu(),
             "answered": valid_BN.cpu(),
-            "answered_frames": first + torch.arange(valid_BN.shape[1]),
+            "answered_frames": torch.stack([first_N, first_N + about], 1),
         }
 
     def _start_evaluation(self) -> None:

@@ -57,7 +57,10 @@ def test_fit_help_costs_at_most_two_seconds_above_importing_lightning():
     [
         (["fti"], "Did you mean `skip-sideways fit`?"),
         (["fit"], "add --data MovingDigits"),
-        (["fit", "--data=Nope"], "ActionRecognition, MovingDigits, VideoFolder, Weizmann"),
+        (
+            ["fit", "--data=Nope"],
+            "ActionRecognition, HMDB51, Kinetics400, Kinetics600, MovingDigits, UCF101, VideoFolder, Weizmann",
+        ),
         (["fit", "--data=MovingDigits", "--data.siz=3"], "Did you mean size?"),
         (["fit", "--data=MovingDigits", "--trainer.max_ep=3"], "Did you mean --trainer.max_epochs?"),
         (["fit", "--data=MovingDigits", "--data.num_classes=3"], "'num_classes' is not accepted"),
@@ -131,7 +134,7 @@ def surface() -> str:
         for action in parser._actions:
             lines += [f"{name} {option}" for option in action.option_strings]
     lines += [f"trainer default {key}: {value}" for key, value in TRAINER_DEFAULTS.items()]
-    for cls in (ActionRecognition, datamodules.MovingDigits, datamodules.VideoFolder, datamodules.Weizmann):
+    for cls in (ActionRecognition, *(getattr(datamodules, name) for name in sorted(datamodules.__all__))):
         parser = ArgumentParser()
         parser.add_class_arguments(cls, None)
         options = {o: a.default for a in parser._actions for o in a.option_strings if o not in ("-h", "--help")}

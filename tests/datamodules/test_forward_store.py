@@ -54,5 +54,5 @@ def test_a_file_that_ends_early_gives_what_it_has(video):
     longer = replace(video, frames=FRAMES + 9)
     store = ForwardStore(options(), longer)
     assert len(store.frames(longer, np.arange(40, 45))) == 3
-    with pytest.raises(ValueError, match="one.mp4: 3 of 5 frames from 40 on decode"):
+    with pytest.raises(ValueError, match=r"one\.mp4: 3 of 5 frames from 40 on decode"):
         [Streams([longer], store, lanes=1)[(0, n)] for store in [ForwardStore(options(), longer)] for n in range(11)]
