@@ -35,7 +35,8 @@ class Kinetics(VideoData, ABC):
             `test` validates on the validation list; without labels it can be predicted, not scored.
         val_fraction: share of each class's training videos held out for validation, whole source videos at a time.
         size: side of the square clip in pixels.
-        cache: `none` decodes each clip anew; see VideoData for the others.
+        cache: `none` decodes each clip anew; `disk` keeps all frames at training size in files, for later runs as well;
+            `memory` keeps them there, which takes more of it than most machines have.
     """
 
     index_check = "scan"
@@ -92,14 +93,14 @@ class Kinetics(VideoData, ABC):
 
 
 class Kinetics400(Kinetics):
-    """Kinetics-400's clips; see Kinetics and VideoData for the options."""
+    """Kinetics-400's clips; missing videos are counted, and listed by `skip-sideways data verify kinetics400`."""
 
     edition = 400
     dataset_name = "kinetics400"
 
 
 class Kinetics600(Kinetics):
-    """Kinetics-600's clips; see Kinetics and VideoData for the options."""
+    """Kinetics-600's clips; missing videos are counted, and listed by `skip-sideways data verify kinetics600`."""
 
     edition = 600
     dataset_name = "kinetics600"

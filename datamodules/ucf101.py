@@ -75,7 +75,8 @@ class UCF101(VideoData):
         val_fraction: share of each class's training videos held out for validation, whole groups (`_g08_`) at a time.
         allow_missing: go on where videos of the fold are missing; how many were found goes with every result.
         size: side of the square clip in pixels.
-        cache: `none` decodes each clip anew; see VideoData for the others.
+        cache: `none` decodes each clip anew; `disk` keeps all frames at training size in files, for later runs as well;
+            `memory` keeps them there, which takes more of it than most machines have.
     """
 
     dataset_name = NAME

@@ -87,7 +87,6 @@ def test_experiments_of_one_dataset_and_network_differ_in_the_rule_alone(path):
     assert own == control
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", STANDARD, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_a_standard_experiment_runs_on_the_miniature(path, roots, tmp_cwd):
     """Every setting but the size is the file's: clips are cut to what a slow machine trains on in a second."""
