@@ -24,8 +24,9 @@ _EPSILON_S = 1e-6
 # Stamps are rounded to ticks, a Matroska file's to milliseconds: a frame counts as on screen a tick before its stamp.
 # A tick that is more than this share of a frame is no rounding: an AVI file counts frames.
 _ROUNDING_SHARE = 0.25
-# A file that is longer than the range it was cut to is a cut at key frames, up to this much.
+# A file that was cut to a range at key frames may be longer than the range, by this much, or this share of a short one.
 CUT_SLACK_S = 2.0
+_CUT_SLACK_SHARE = 0.2
 PURPOSES = ("start", "transform", "augmentation")
 
 
@@ -64,7 +65,7 @@ def cut_range(line: Timeline, start_s: float | None, end_s: float | None) -> tup
     """
     frames = len(line.times_s)
     start, end = start_s or 0.0, np.inf if end_s is None else end_s
-    if line.end_s <= end - start + CUT_SLACK_S and end_s is not None:
+    if end_s is not None and line.end_s <= end - start + min(CUT_SLACK_S, _CUT_SLACK_SHARE * (end - start)):
         return 0, frames
     first, stop = np.searchsorted(line.times_s, [start - line.slack_s, end - line.slack_s])
     return int(first), int(stop - first)

@@ -1,7 +1,7 @@
 """Videos that cannot be used: training leaves them out and says so, an evaluation refuses them and lists them.
 
     known from the table         skip (training), refuse (validation, test): before anything is trained or scored
-    found while training         Fault instead of an item -> left out of its batch, never replaced -> counted, warned once
+    found while training         Fault instead of an item -> left out of its batch, never replaced, counted, warned once
 
     items     clip  Fault  clip  clip             Fault  Fault
     batch     clip         clip  clip             (a batch of no clips)
@@ -82,7 +82,7 @@ def refuse(faults: Sequence[str], split: str) -> None:
         raise ValueError(
             f"{len(faults)} videos of the {split} split cannot be used; a score without them would be of other data:\n"
             f"{_listed(faults)}\nMend or remove them (skip-sideways data verify --root DIR), or take a network of "
-            "fewer units or a smaller --data.stride where they are short."
+            "fewer units, a smaller --data.stride or a larger --data.fps where they are short."
         )
 
 

@@ -18,7 +18,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from datamodules.clips import cut_range
-from datamodules.decoding import VideoFacts
+from datamodules.decoding import VideoFacts, resolve_decoder
 from datamodules.faults import fault, refuse, skip
 from datamodules.index import IndexRow, load_index
 from datamodules.listing import SPLITS, Entry, Listing
@@ -64,7 +64,7 @@ class VideoData(LightningDataModule, ABC):
         cache: `memory` keeps all videos, uint8 at training size; `disk` keeps them in files, for later runs as well;
             `none` decodes each clip anew.
         cache_dir: folder of the cache on the disk; `.skip-sideways/frames` if unset.
-        decoder: `pyav` or `pytorchvideo`, or `auto`: the fastest that works here.
+        decoder: `pyav`, `torchcodec` or `pytorchvideo`, or `auto`: the fastest that works everywhere.
         jobs: threads that make the table; 0 is one a core.
         stream: read whole videos, batch_size of them side by side, as consecutive clips between which the pipeline's
             state is kept; for rule sideways with executor pipelined, and for backprop_frame.
@@ -112,7 +112,9 @@ class VideoData(LightningDataModule, ABC):
         self.views, self.crops = views, _checked_crops(crops, views, fit)
         self.frames, self.size, self.batch_size, self.num_workers = frames, size, batch_size, num_workers
         self.clips_per_video = clips_per_video
-        self.clip_options = ClipOptions(frames, size, stride, fit, margin, flip, grayscale, background, decoder, fps)
+        self.clip_options = ClipOptions(
+            frames, size, stride, fit, margin, flip, grayscale, background, resolve_decoder(decoder), fps
+        )
         self.augmentations = Augmentations(size, crop_scale, augmentations or [])
         self.store = FrameStore(self.clip_options, cache, dataset_name=self.dataset_name, cache_dir=cache_dir)
         self.root, self.fold, self.split_name = listing.root, listing.fold, listing.split_name

@@ -143,10 +143,12 @@ def as_nobody(task):
             said = answer.read()
         os.waitpid(child, 0)
         return said
-    with os.fdopen(give, "w") as answer:
-        os.setuid(65534)
-        answer.write(task())
-    os._exit(0)
+    try:
+        with os.fdopen(give, "w") as answer:
+            os.setuid(65534)
+            answer.write(task())
+    finally:
+        os._exit(0)  # nothing of the test run goes on in here
 
 
 def test_a_permission_that_goes(video_folder, monkeypatch):
