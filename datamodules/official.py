@@ -6,7 +6,7 @@
 """
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,11 +128,13 @@ def hold_out(videos: Sequence[OfficialVideo], fraction: float) -> tuple[list[Off
     """
     if not 0 <= fraction < 0.5:
         raise ValueError(f"val_fraction {fraction}: expected 0 or more, and less than 0.5")
+    sizes_of: defaultdict[int, Counter[str]] = defaultdict(Counter)
+    for video in videos:
+        sizes_of[video.label][video.group] += 1
     held: set[str] = set()
     kept: set[str] = set()
-    for label in sorted({video.label for video in videos}):
-        sizes = Counter(video.group for video in videos if video.label == label)
-        wanted, taken = fraction * sizes.total(), sum(sizes[group] for group in held)
+    for _, sizes in sorted(sizes_of.items()):
+        wanted, taken = fraction * sizes.total(), sum(sizes[group] for group in sizes.keys() & held)
         for group in sorted(sizes.keys() - held - kept, key=_shuffled):
             fits = taken + sizes[group] / 2 <= wanted
             taken += sizes[group] if fits else 0
