@@ -61,7 +61,7 @@ class Streams(Dataset):
     """Item (epoch, n) is the n-th batch of an epoch: one piece of a group of videos.
 
     A batch has `video` (B, T, C, S, S) uint8; `label`, `length` (0 where a lane's video is over), `video_index` and
-    `last` (the lane's video ends here), all (B,); `clip_id`, B names; and numbers for all lanes: `piece`, from 0, and
+    `last` (the lane's video ends here), all (B,); `clip_id`, the videos' B names; and numbers for all lanes: `piece`, from 0, and
     `start`, the frames before it.
 
     Args:
@@ -126,7 +126,7 @@ class Streams(Dataset):
             "label": torch.tensor([self.videos[number].label for number in group]),
             "length": torch.tensor([len(frames) for frames in lanes]),
             "video_index": torch.from_numpy(group.copy()),
-            "clip_id": [f"{self.videos[number].video_id}@{start}" for number in group],
+            "clip_id": [self.videos[number].video_id for number in group],
             "last": torch.from_numpy(self.pieces_V[group] == piece + 1),
             "piece": piece,
             "start": start,

@@ -121,3 +121,16 @@ def test_newest_edges_keep_the_order_in_time_and_all_edges_do_not(wiring_name: s
     assert newest
     assert all(newest)
     assert not all(every)
+
+
+def trained_share(frames: int, depth: int) -> float:
+    """Return the share of a run's (unit, tick) pairs that have a gradient, counted in the clock table."""
+    pairs = [work for tick in schedule.clock_table(make_wiring("chain", depth), frames) for work in tick]
+    return sum(work.gradient_frame is not None for work in pairs) / len(pairs)
+
+
+def test_a_stream_trains_at_most_ticks_and_short_clips_at_few() -> None:
+    """T = 16, D = 8: unit i trains at ticks 16 - i to 16, i + 1 of 16; a stream of ten such clips waits only once."""
+    assert trained_share(16, 8) == 44 / 128  # 34 %
+    assert trained_share(160, 8) == (8 * 144 + 44) / (8 * 160)  # 93 %
+    assert trained_share(64, 8) > 0.8  # T = 8D
