@@ -125,6 +125,10 @@ class SkipSidewaysCLI(LightningCLI):
         video = self._get(self.config, "video")
         self.video = OneVideo(self.datamodule, Path(video), self.model.fewest_frames) if video else None
         self.trainer = self.instantiate_trainer()
+        if self.video and getattr(self.trainer.strategy, "makes_a_team", False):
+            raise ValueError(
+                "--video with --trainer.strategy depth_parallel: one video is read in one process; leave it out"
+            )
         if hasattr(self.model, "check_data"):
             self.model.check_data(self.datamodule, self.trainer, training=self.only == "fit")
         self.tracked.attach(self.trainer)

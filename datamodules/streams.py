@@ -61,8 +61,8 @@ class Streams(Dataset):
     """Item (epoch, n) is the n-th batch of an epoch: one piece of a group of videos.
 
     A batch has `video` (B, T, C, S, S) uint8; `label`, `length` (0 where a lane's video is over), `video_index` and
-    `last` (the lane's video ends here), all (B,); `clip_id`, the videos' B names; and numbers for all lanes: `piece`, from 0, and
-    `start`, the frames before it.
+    `last` (the lane's video ends here), all (B,); `clip_id`, B names of videos; and numbers for all lanes: `piece`,
+    from 0, and `start`, the frames before it.
 
     Args:
         videos: of a split.
