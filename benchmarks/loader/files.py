@@ -6,22 +6,24 @@ import av
 import numpy as np
 
 SECONDS, RATE, HEIGHT, WIDTH, GENERATED = 10, 30, 240, 320, 12
-SUFFIXES = (".avi", ".mp4")
 WEIZMANN_CLIPS = 12
 
 
-def real_clips(data: Path, root: Path) -> list[str]:
-    """Link the clips below `root` and return their names: all of UCF101, HMDB51 and Kinetics, some of Weizmann.
+def real_clips(data: Path, root: Path) -> dict[str, list[str]]:
+    """Link the clips below `root` and return their names by set: all of UCF101, HMDB51 and Kinetics, some of Weizmann.
 
     Not the one whose title is not UTF-8: pytorchvideo cannot open it, and leaves it out without a word.
     """
-    clips = [path for name in ("ucf101", "hmdb51", "kinetics400") for path in (data / "clips" / name).glob("*")]
-    clips += sorted((data / "weizmann").rglob("*.avi"))[:: 90 // WEIZMANN_CLIPS][:WEIZMANN_CLIPS]
-    chosen = sorted(path for path in clips if path.suffix in SUFFIXES and "Turnk" not in path.name)
+    clips = data / "clips"
+    sets = {
+        "UCF101 and HMDB51": [*(clips / "ucf101").glob("*.avi"), *(clips / "hmdb51").glob("*.avi")],
+        "Kinetics-400": list((clips / "kinetics400").glob("*.mp4")),
+        "Weizmann": sorted((data / "weizmann").rglob("*.avi"))[:: 90 // WEIZMANN_CLIPS][:WEIZMANN_CLIPS],
+    }
     root.mkdir(parents=True, exist_ok=True)
-    for path in chosen:
+    for path in (path for paths in sets.values() for path in paths):
         (root / path.name).symlink_to(path.resolve())
-    return [path.name for path in chosen]
+    return {name: sorted(p.name for p in paths if "Turnk" not in p.name) for name, paths in sets.items()}
 
 
 def generated_clips(root: Path) -> list[str]:
