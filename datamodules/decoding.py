@@ -63,7 +63,7 @@ _FASTEST = "pyav"
 def resolve_decoder(name: str) -> str:
     """Return the backend that `name` means: itself, or the one that "auto" takes.
 
-    "auto" is PyAV, the fastest on all files that were measured (benchmarks/loader): about 1.5 times torchcodec's clips
+    "auto" is PyAV, the fastest on all files that were measured (benchmarks/loader): 1.4 to 1.9 times torchcodec's clips
     per CPU second. Given the table's stamps it seeks at once, where torchcodec reads all packets of a file at each
     opening, and it leaves out frames that no frame asked for needs. It is a dependency, so it works everywhere.
     """
