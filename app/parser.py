@@ -52,7 +52,7 @@ class PlainParser(LightningArgumentParser):
 def _explained(message: str) -> str | None:
     """Return our own sentence for what users meet first, None for any other message."""
     if re.search(r"arguments are required: (\w+\.)?data\b", message):
-        return "no data was given: add --data MovingDigits (generated), Weizmann or VideoFolder, or --config FILE."
+        return "no data was given: add --data MovingDigits (generated), VideoFolder, UCF101, ..., or --config FILE."
     if found := re.search(r"arguments are required: ([\w, ]+?)\n.*class_path='(?:\w+\.)*(\w+)'", message, re.DOTALL):
         needed = " ".join(f"--data.{name} ..." for name in found[1].split(", "))
         return f"--data {found[2]} needs more: add {needed}"

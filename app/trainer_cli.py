@@ -121,9 +121,10 @@ class SkipSidewaysCLI(LightningCLI):
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "model")
         self.datamodule.min_frames = shortest_clip(self.model)
+        self.datamodule.min_scored_frames = getattr(self.model, "min_scored_frames", None)
         self.tracked = Run(self)
         video = self._get(self.config, "video")
-        self.video = OneVideo(self.datamodule, Path(video), self.model.fewest_frames) if video else None
+        self.video = OneVideo(self.datamodule, Path(video), self.model.min_scored_frames) if video else None
         self.trainer = self.instantiate_trainer()
         if self.video and getattr(self.trainer.strategy, "makes_a_team", False):
             raise ValueError(

@@ -61,6 +61,23 @@ class EpochSampler(DistributedSampler):
         yield from [(epoch, int(index)) for index in mine[start:]]
 
 
+def _keyed(sampler: Sampler | None, dataset: Dataset) -> EpochSampler:
+    """Return a sampler of keys: with overfit_batches Lightning puts one of plain numbers in its place."""
+    if isinstance(sampler, EpochSampler):
+        return sampler
+    return EpochSampler(len(dataset), seed=0, shuffle=False)  # type: ignore[arg-type]
+
+
+class EvalLoader(DataLoader):
+    """A DataLoader over an EpochSampler for validation, test and prediction: every item once, in order."""
+
+    def __init__(self, dataset: Dataset, *, sampler: Sampler | None, **options: Any) -> None:
+        options.setdefault("generator", torch.Generator())  # an own one, as the training loader's
+        if options.get("batch_sampler") is None:  # to predict, Lightning wraps the sampler in a batch sampler
+            sampler = _keyed(sampler, dataset)
+        super().__init__(dataset, sampler=sampler, **options)
+
+
 class ResumableLoader(DataLoader):
     """A DataLoader over an EpochSampler with `state_dict()` and `load_state_dict()`, which Lightning saves and loads.
 
@@ -71,8 +88,7 @@ class ResumableLoader(DataLoader):
     sampler: EpochSampler
 
     def __init__(self, dataset: Dataset, *, sampler: Sampler, on_fault: OnFault | None = None, **options: Any) -> None:
-        if not isinstance(sampler, EpochSampler):  # overfit_batches: Lightning puts a sequential one in its place
-            sampler = EpochSampler(len(dataset), seed=0, shuffle=False)  # type: ignore[arg-type]
+        sampler = _keyed(sampler, dataset)
         # An own generator: starting an iterator must not draw from the global one, which the checkpoint restores.
         options.setdefault("generator", torch.Generator().manual_seed(sampler.seed))
         options.setdefault("collate_fn", collate)
@@ -118,7 +134,7 @@ class ResumableLoader(DataLoader):
         return {
             "seed": sampler.seed,
             "items": sampler.items,
-            "batch_size": self.batch_size or 1,
+            "batch_size": self.batch_size or getattr(self.dataset, "lanes", 1),
             "replicas": sampler.num_replicas,
         }
 
@@ -171,9 +187,7 @@ def eval_loader(
 ) -> DataLoader:
     """Return the loader for validation, test and prediction: every item once, in order, keyed (0, index)."""
     sampler = EpochSampler(items, seed=0, shuffle=False, **_replica(trainer))
-    return DataLoader(
-        dataset, batch_size=batch_size, sampler=sampler, num_workers=num_workers, generator=torch.Generator()
-    )
+    return EvalLoader(dataset, sampler=sampler, batch_size=batch_size, num_workers=num_workers)
 
 
 def _replica(trainer: Trainer | None) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from datamodules.clips import clip_rng
 from datamodules.decoding import DecodingError
 from datamodules.faults import Collated
 from datamodules.frame_store import FrameSource
-from datamodules.loader import EpochSampler, Key, OnFault, ResumableLoader, epoch_order
+from datamodules.loader import EpochSampler, EvalLoader, Key, OnFault, ResumableLoader, epoch_order
 from datamodules.transforms import Augmentations, apply_choice, crop_choice, random_choice
 from datamodules.video_dataset import ClipOptions, Video, read_frames
 
@@ -175,14 +175,8 @@ def train_stream_loader(
 
 def eval_stream_loader(streams: Streams, *, num_workers: int) -> DataLoader:
     """Return the loader of streams for validation, test and prediction: every video once, in a fixed order."""
-    return DataLoader(
-        streams,
-        batch_size=None,
-        sampler=EpochSampler(len(streams), seed=0, shuffle=False),
-        collate_fn=_as_it_is,
-        num_workers=num_workers,
-        generator=torch.Generator(),
-    )
+    sampler = EpochSampler(len(streams), seed=0, shuffle=False)
+    return EvalLoader(streams, sampler=sampler, batch_size=None, collate_fn=_as_it_is, num_workers=num_workers)
 
 
 def check_one_view(views: int, crops: int, clips_per_video: int) -> None:

@@ -37,7 +37,8 @@ class VideoData(LightningDataModule, ABC):
     """Clips of video files, (T, C, size, size) uint8 in [0, 255].
 
     The first setup reads every file once and keeps a table (see index.py). Training leaves out broken videos and
-    those shorter than `min_frames`, and says how many; validation and test refuse them with the list.
+    those shorter than `min_frames`, and says how many; validation and test refuse broken videos, and those shorter
+    than `min_scored_frames`, with the list.
 
     Args:
         listing: the videos, by split.
@@ -71,7 +72,8 @@ class VideoData(LightningDataModule, ABC):
     """
 
     dataset_name: str
-    min_frames = 1
+    min_frames = 1  # for training
+    min_scored_frames: int | None = None  # for an answer; None: as for training
     index_check = "decode"
     # What to type for other videos in the validation and the test split: for warnings and errors.
     val_options = ""
@@ -171,7 +173,7 @@ class VideoData(LightningDataModule, ABC):
         splits = _STAGES.get(stage or "", SPLITS)
         rows = self._rows(splits)
         for split in splits:
-            videos, faults = self._sorted_out(self.listing.splits.get(split, []), rows)
+            videos, faults = self._sorted_out(split, rows)
             if split == "train":
                 self.skipped |= faults
                 skip(list(faults.values()), kept=len(videos))
@@ -199,13 +201,15 @@ class VideoData(LightningDataModule, ABC):
         options = {"val": self.val_options, "test": self.test_options}[split]
         return f" ({options})" if options else ""
 
-    def _sorted_out(self, entries: Sequence[Entry], rows: Mapping[str, IndexRow]) -> tuple[list[Video], dict[str, str]]:
-        """Return the videos that can be used, and by id a line for each that cannot."""
-        found = {e.video_id: self._video(e, rows[e.path].facts) for e in entries}
+    def _sorted_out(self, split: str, rows: Mapping[str, IndexRow]) -> tuple[list[Video], dict[str, str]]:
+        """Return the videos of a split that can be used, and by id a line for each that cannot."""
+        scored = self.min_frames if self.min_scored_frames is None else self.min_scored_frames
+        needed = self.min_frames if split == "train" else scored
+        found = {e.video_id: self._video(e, rows[e.path].facts, needed) for e in self.listing.splits.get(split, [])}
         good = [video for video in found.values() if isinstance(video, Video)]
         return good, {name: said for name, said in found.items() if isinstance(said, str)}
 
-    def _video(self, entry: Entry, facts: VideoFacts) -> Video | str:
+    def _video(self, entry: Entry, facts: VideoFacts, min_frames: int) -> Video | str:
         """Return the video of an entry, or why it cannot be used."""
         o = self.clip_options
         video = Video(self.root / entry.path, entry.video_id, entry.label, facts.frames, 0, facts)
@@ -217,7 +221,7 @@ class VideoData(LightningDataModule, ABC):
             length = (len(whole_video(o, video)) if self.stream else o.length(video)) if usable else 0
         except ValueError as error:  # no time stamps where they are needed
             return f"broken: {entry.path}: {error}"
-        said = fault(entry.path, facts, frames=video.frames, length=length, rate=o.rate, min_frames=self.min_frames)
+        said = fault(entry.path, facts, frames=video.frames, length=length, rate=o.rate, min_frames=min_frames)
         return said or video
 
     def _keep(self, videos: Sequence[Video]) -> None:

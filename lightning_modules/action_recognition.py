@@ -166,7 +166,7 @@ class ActionRecognition(LightningModule):
         return shortest_clip(self.network.wiring)
 
     @property
-    def fewest_frames(self) -> int:
+    def min_scored_frames(self) -> int:
         """Fewest frames from which there is an answer: D in the pipeline, 1 in other networks."""
         return first_loss_tick(self.rule, self.network.depth)
 

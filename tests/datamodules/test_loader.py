@@ -204,6 +204,18 @@ def test_lightning_overfits_the_batches_it_was_told_to(tmp_path):
     assert module.seen == [[(0, 4 * batch + item) for item in range(4)] for batch in (0, 1, 0, 1)]
 
 
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*overfit.*")
+def test_overfitting_validates_on_the_batches_it_was_told_to(tmp_path):
+    class Validated(Recorder):
+        def validation_step(self, batch, batch_idx):
+            self.validated = [*getattr(self, "validated", []), [tuple(key) for key in batch.tolist()]]
+
+    module = Validated()
+    loader = eval_loader(Keys(), 23, batch_size=4, num_workers=0, trainer=None)
+    quiet_trainer(tmp_path, overfit_batches=2, max_epochs=1).fit(module, make(), val_dataloaders=loader)
+    assert module.validated[-2:] == [[(0, 4 * batch + item) for item in range(4)] for batch in (0, 1)]
+
+
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:Total length of `list`.*")
 def test_lightning_trains_without_validation_loaders(tmp_path):
     module = Echo()

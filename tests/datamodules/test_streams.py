@@ -152,6 +152,12 @@ def test_a_stop_inside_a_video_leaves_no_trace(video_folder, num_workers):
         assert all(torch.equal(a["video"], b["video"]) for a, b in zip(rest, left, strict=True))
 
 
+def test_a_stop_inside_a_video_goes_on_with_as_many_lanes_only(video_folder):
+    state = data(video_folder).train_dataloader().state_dict()
+    with pytest.raises(ValueError, match="batch_size was 3, is 2"):
+        data(video_folder, batch_size=2).train_dataloader().load_state_dict(state)
+
+
 def test_evaluation_is_in_a_fixed_order_and_names_a_broken_file(video_folder):
     made = data(video_folder, "test", test_fraction=0.9)
     assert made.protocol == "whole videos in pieces of 4 frames"

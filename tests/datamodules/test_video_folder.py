@@ -136,6 +136,16 @@ def test_the_test_refuses_with_the_list(video_folder):
     make(video_folder, "fit", min_frames=5)  # training alone does not need the test videos
 
 
+def test_a_video_too_short_to_learn_from_may_be_long_enough_for_an_answer(video_folder):
+    """As HMDB51 has: clips of 18 frames, where a pipeline of ten units learns from 19 and answers at 10."""
+    data = VideoFolder(str(video_folder), frames=20, size=24, group_pattern=r"^(\w)_")
+    data.min_frames, data.min_scored_frames = 18, 10
+    data.setup("test")
+    assert {video.frames < 18 for video in data.videos["test"]} == {True}
+    with pytest.raises(ValueError, match="no video left to train on"):
+        data.setup("fit")
+
+
 def test_short_counts_frames_after_the_stride(video_folder):
     make(video_folder, min_frames=5, stride=3)
     with pytest.raises(ValueError, match="14 frames, 4 at stride 4, needed 5"):
