@@ -29,6 +29,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these rows (default: all)")
     parser.add_argument("--folds", nargs="+", type=int, metavar="FOLD", help="instead of the file's folds")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="instead of the file's seeds")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="in every row's experiment, as data.init_args.root=/data/UCF-101; a row's own settings count more",
+    )
     parser.add_argument("--output", type=Path, help="folder of the results (default: runs/comparisons/NAME)")
     parser.add_argument("--jobs", type=int, help="processes, one thread each (default: the number of cores)")
     parser.add_argument("--limit-hours", type=float, default=6.0, help="refuse above these core-hours (default: 6)")
@@ -64,11 +71,12 @@ def _interrupt(number: int, frame: Any) -> None:
 
 def _compare(options: argparse.Namespace, argv: list[str]) -> int:
     from app.comparison.execute import Settings
+    from app.comparison.overrides import given
     from app.comparison.provenance import command_line
     from app.comparison.spec import load_comparison
     from app.comparison.tuning import tune
 
-    comparison = load_comparison(options.config)
+    comparison = load_comparison(options.config).with_settings(given(options.set))
     settings = Settings(
         output=options.output or Path("runs/comparisons") / comparison.name,
         jobs=_jobs(options.jobs),

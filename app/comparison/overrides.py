@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
+
+import yaml
 
 # What a LightningCLI fit configuration may hold. `null` optimisers and schedulers are written by --print_config.
 TOP_LEVEL_KEYS = (
@@ -23,6 +25,10 @@ TOP_LEVEL_KEYS = (
     "weights_only",
 )
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
+# Where the data lies and who reads it: what changes no result must not make a finished cell another one.
+WITHOUT_EFFECT = tuple(
+    f"data.init_args.{name}" for name in ("root", "splits", "cache", "cache_dir", "num_workers", "jobs")
+)
 
 
 def nearest(name: str, valid: Mapping[str, Any] | list[str] | tuple[str, ...]) -> str:
@@ -69,6 +75,21 @@ def apply_overrides(base: Mapping[str, Any], *layers: Mapping[str, Any]) -> dict
     return result
 
 
+def given(words: Iterable[str]) -> dict[str, Any]:
+    """Overrides written on the command line, KEY=VALUE each, the value as in YAML.
+
+    >>> given(["data.init_args.root=/data/UCF-101", "trainer.max_epochs=2"])
+    {'data.init_args.root': '/data/UCF-101', 'trainer.max_epochs': 2}
+    """
+    overrides = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not key or not equals:
+            raise ValueError(f"--set {word}: expected KEY=VALUE, as in --set data.init_args.root=/data/UCF-101")
+        overrides[key] = yaml.safe_load(value)
+    return overrides
+
+
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted key, leaf value) pairs of a nested configuration, in its order."""
     for key, value in config.items():
@@ -107,8 +128,9 @@ def check_experiment(config: Mapping[str, Any], where: str) -> None:
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """sha256 (16 hex digits) of a configuration, whatever the order of its keys."""
-    text = json.dumps(config, sort_keys=True, separators=(",", ":"), default=str)
+    """sha256 (16 hex digits) of a configuration without what has no effect, whatever the order of its keys."""
+    kept = expand({key: value for key, value in flatten(config) if key not in WITHOUT_EFFECT})
+    text = json.dumps(kept, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

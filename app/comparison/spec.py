@@ -80,6 +80,13 @@ class Comparison:
         config = apply_overrides(self.experiment, self.overrides, row.overrides)
         return scaled(config, row.scale, f"row {row.name!r}")
 
+    def with_settings(self, given: Mapping[str, Any]) -> Comparison:
+        """This comparison with overrides for every row's experiment. Errors: ValueError for a key that none has."""
+        changed = replace(self, overrides=apply_overrides(self.overrides, given))
+        for row in changed.rows:
+            check_experiment(changed.row_config(row), "--set")
+        return changed
+
     def with_overrides(self, chosen: Mapping[str, Mapping[str, Any]]) -> Comparison:
         """This comparison with further overrides for some rows (row name to overrides): a tuning's choice."""
         rows = [replace(row, overrides=apply_overrides(row.overrides, chosen.get(row.name, {}))) for row in self.rows]

@@ -1,6 +1,7 @@
 import pytest
 
-from app.comparison.overrides import apply_overrides, config_hash, differences, expand
+from app.comparison.grid import build_grid
+from app.comparison.overrides import apply_overrides, config_hash, differences, expand, given
 from app.comparison.spec import load_comparison, read_comparison
 from app.comparison.yaml_file import read_yaml
 
@@ -128,3 +129,27 @@ def test_variants_multiply_rows_and_scale_what_each_row_has(content):
 def test_what_is_wrong_in_variants_is_said(content, variants, message):
     with pytest.raises(ValueError, match=message):
         read_comparison(content | {"variants": variants})
+
+
+def test_settings_from_the_command_line_reach_every_row_but_not_over_its_own():
+    comparison = load_comparison("app/configs/comparisons/ucf101.yaml")
+    changed = comparison.with_settings(given(["data.init_args.root=/data/UCF-101", "trainer.max_epochs=2"]))
+    for row in changed.rows:
+        config = changed.row_config(row)
+        assert config["data"]["init_args"]["root"] == "/data/UCF-101"
+        assert config["trainer"]["max_epochs"] == 2
+        assert config["model"]["init_args"]["rule"] == row.overrides["model"]["init_args"]["rule"]
+    with pytest.raises(ValueError, match="KEY=VALUE"):
+        given(["trainer.max_epochs"])
+    with pytest.raises(ValueError, match="did you mean 'trainer'"):
+        comparison.with_settings({"trainr.max_epochs": 2})
+
+
+def test_where_the_data_lies_does_not_change_a_cell():
+    comparison = load_comparison("app/configs/comparisons/ucf101.yaml")
+
+    def hashes(*words):
+        return [cell.config_hash for cell in build_grid(comparison.with_settings(given(words)))]
+
+    assert hashes("data.init_args.root=/elsewhere", "data.init_args.num_workers=0") == hashes()
+    assert set(hashes("data.init_args.size=64")).isdisjoint(hashes())
