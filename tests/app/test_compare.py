@@ -65,7 +65,7 @@ def test_options_are_these():
     options = {option for action in build_parser()._actions for option in action.option_strings}
     assert options == {
         *("-h", "--help", "--config", "--rows", "--folds", "--seeds", "--output", "--jobs", "--limit-hours"),
-        *("--tune", "--rerun-changed", "--dry-run"),
+        *("--tune", "--rerun-changed", "--dry-run", "--set"),
     }
 
 
