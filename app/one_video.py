@@ -85,7 +85,7 @@ class OneVideo:
                 f"--video {path}: the checkpoint was trained on {data.dataset_name}, which is not made of video files. "
                 "Give a checkpoint trained on video files, such as --data VideoFolder or Weizmann."
             )
-        if not path.is_file():
+        if not path.is_file() and not path.is_symlink():  # a link that leads nowhere is told by `probe`
             what = "is a folder" if path.is_dir() else "there is no such file"
             raise ValueError(f"--video {path}: {what}; expected the path of one video.")
         self.options, self.class_names = options, list(data.class_names)

@@ -113,6 +113,17 @@ def frames_at(line: Timeline, start: int, *, frames: int, fps: float) -> np.ndar
     return np.searchsorted(line.times_s, at_s + line.slack_s, side="right") - 1
 
 
+def frames_in_all(line: Timeline, fps: float) -> int:
+    """Return how many frames `frames_at` takes of a whole video, at least 1."""
+    over_s = line.end_s - line.slack_s
+    count = int(over_s * fps)
+    while count / fps < over_s:  # as `frames_at` compares, whatever the product was rounded to
+        count += 1
+    while count > 1 and (count - 1) / fps >= over_s:
+        count -= 1
+    return max(1, count)
+
+
 def train_start_at(seed: int, epoch: int, index: int, *, line: Timeline, frames: int, fps: float) -> int:
     """Return the first frame of a training clip, uniform in time over all that fit; of (seed, epoch, index)."""
     fits = _fitting(line, frames, fps)

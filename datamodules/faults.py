@@ -1,6 +1,6 @@
 """Videos that cannot be used: training leaves them out and says so, an evaluation refuses them and lists them.
 
-    known from the table         skip (training), refuse (validation, test): before anything is trained or scored
+    known from the table         skip (fit), refuse (validate, test): before anything is trained or scored
     found while training         Fault instead of an item -> left out of its batch, never replaced, counted, warned once
 
     items     clip  Fault  clip  clip             Fault  Fault
@@ -13,6 +13,7 @@ without it an epoch would end without validation, and a resumed one would not fi
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch.utils.data import default_collate
@@ -21,6 +22,7 @@ from datamodules.decoding import VideoFacts
 
 log = logging.getLogger(__name__)
 _LISTED = 20
+LISTS = Path(".skip-sideways")
 
 
 @dataclass(frozen=True)
@@ -66,26 +68,41 @@ def fault(path: str, facts: VideoFacts, *, frames: int, length: int, rate: str, 
     return ""
 
 
-def skip(faults: Sequence[str], kept: int) -> None:
-    """Log how many training videos are left out and which; ValueError where none is left."""
-    if not kept:
-        raise ValueError(f"no video left to train on, {len(faults)} cannot be used:\n{_listed(faults)}")
+def skip(faults: Sequence[str], split: str, kept: int) -> None:
+    """Log how many videos a fit leaves out and which; ValueError where none is left of them."""
+    if faults and not kept:
+        purpose = "train" if split == "train" else "validate"
+        raise ValueError(f"no video left to {purpose} on, {len(faults)} cannot be used:\n{_listed(faults, split)}")
+    if split == "train" and not kept:
+        raise ValueError("no video to train on: the training split is empty")
     if faults:
         broken = sum(line.startswith("broken") for line in faults)
         counts = f"{broken} broken, {len(faults) - broken} short"
-        log.warning("training skips %d of %d videos: %s\n%s", len(faults), len(faults) + kept, counts, _listed(faults))
-
-
-def refuse(faults: Sequence[str], split: str) -> None:
-    """Raise a ValueError with the list where a video of an evaluation cannot be used."""
-    if faults:
-        raise ValueError(
-            f"{len(faults)} videos of the {split} split cannot be used; a score without them would be of other data:\n"
-            f"{_listed(faults)}\nMend or remove them (skip-sideways data verify --root DIR), or take a network of "
-            "fewer units, a smaller --data.stride or a larger --data.fps where they are short."
+        said = "training" if split == "train" else "validation while training"
+        log.warning(
+            "%s skips %d of %d videos: %s\n%s", said, len(faults), len(faults) + kept, counts, _listed(faults, split)
         )
 
 
-def _listed(faults: Sequence[str]) -> str:
-    more = [f"  and {len(faults) - _LISTED} more"] if len(faults) > _LISTED else []
-    return "\n".join([f"  {line}" for line in faults[:_LISTED]] + more)
+def refuse(faults: Sequence[str], split: str, check: str) -> None:
+    """Raise a ValueError with the list where a video of an evaluation cannot be used; `check`: a command to type."""
+    if faults:
+        raise ValueError(
+            f"{len(faults)} videos of the {split} split cannot be used; a score without them would be of other data:\n"
+            f"{_listed(faults, split)}\nMend them, or move them away so that they count as missing ({check}). Where "
+            "they are short take a network of fewer units, a smaller --data.stride or a larger --data.fps."
+        )
+
+
+def _listed(faults: Sequence[str], split: str) -> str:
+    """Return the first lines; where there are more, the whole list is in a file, which the last line names."""
+    if len(faults) <= _LISTED:
+        return "\n".join(f"  {line}" for line in faults)
+    file = LISTS / f"unusable-{split}.txt"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("\n".join(faults) + "\n", encoding="utf-8", errors="surrogateescape")
+        where = f": {file}"
+    except OSError as error:
+        where = f" (the list could not be written to {file}: {error.strerror})"
+    return "\n".join([*(f"  {line}" for line in faults[:_LISTED]), f"  and {len(faults) - _LISTED} more{where}"])

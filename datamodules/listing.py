@@ -14,7 +14,7 @@ from pathlib import Path
 SPLITS = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One video of a list.
 

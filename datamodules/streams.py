@@ -35,8 +35,7 @@ from datamodules.video_dataset import ClipOptions, Video, read_frames
 
 def whole_video(options: ClipOptions, video: Video) -> np.ndarray:
     """Return the frames that a stream takes of a video, int64: all of them, every `stride`-th, or at `fps`."""
-    most = video.frames if options.fps is None else int(video.timeline.end_s * options.fps) + 1
-    return replace(options, frames=max(most, 1)).numbers(video, 0)
+    return replace(options, frames=options.frames_in_all(video)).numbers(video, 0)
 
 
 def stream_groups(pieces_V: np.ndarray, lanes: int, order_V: np.ndarray) -> list[np.ndarray]:
@@ -86,7 +85,7 @@ class Streams(Dataset):
     ) -> None:
         self.videos, self.store, self.lanes, self.seed, self.training = list(videos), store, lanes, seed, training
         self.augmentations = augmentations or Augmentations(store.options.size, None, [])
-        self.frames_V = np.array([len(whole_video(store.options, video)) for video in self.videos], dtype=np.int64)
+        self.frames_V = np.array([store.options.frames_in_all(video) for video in self.videos], dtype=np.int64)
         self.pieces_V = -(-self.frames_V // store.options.frames)
         self._epoch: int | None = None
         self._groups: list[np.ndarray] = []

@@ -23,7 +23,7 @@ from datamodules.faults import fault, refuse, skip
 from datamodules.index import IndexRow, load_index
 from datamodules.listing import SPLITS, Entry, Listing
 from datamodules.loader import eval_loader, train_loader
-from datamodules.streams import Streams, check_one_view, eval_stream_loader, train_stream_loader, whole_video
+from datamodules.streams import Streams, check_one_view, eval_stream_loader, train_stream_loader
 from datamodules.transforms import Augmentations
 from datamodules.video_dataset import ClipOptions, EvalClips, FrameStore, TrainClips, Video
 
@@ -36,9 +36,9 @@ log = logging.getLogger(__name__)
 class VideoData(LightningDataModule, ABC):
     """Clips of video files, (T, C, size, size) uint8 in [0, 255].
 
-    The first setup reads every file once and keeps a table (see index.py). Training leaves out broken videos and
-    those shorter than `min_frames`, and says how many; validation and test refuse broken videos, and those shorter
-    than `min_scored_frames`, with the list.
+    The first setup reads every file once and keeps a table (see index.py). `fit` leaves out broken videos and those
+    too short (`min_frames` to learn from, `min_scored_frames` to validate on), and says how many; `validate` and `test`
+    refuse them with the list.
 
     Args:
         listing: the videos, by split.
@@ -107,6 +107,11 @@ class VideoData(LightningDataModule, ABC):
         stream: bool = False,
     ) -> None:
         super().__init__()
+        if min(batch_size, clips_per_video) < 1 or num_workers < 0:
+            raise ValueError(
+                f"batch_size {batch_size}, clips_per_video {clips_per_video}, num_workers {num_workers}: expected 1 or "
+                "more, 1 or more, and 0 or more"
+            )
         if stream:
             check_one_view(views, crops, clips_per_video)
         self.stream = stream
@@ -174,11 +179,11 @@ class VideoData(LightningDataModule, ABC):
         rows = self._rows(splits)
         for split in splits:
             videos, faults = self._sorted_out(split, rows)
-            if split == "train":
+            if stage == "fit" or split == "train":
                 self.skipped |= faults
-                skip(list(faults.values()), kept=len(videos))
+                skip(list(faults.values()), split, kept=len(videos))
             else:
-                refuse(list(faults.values()), split)
+                refuse(list(faults.values()), split, self._check_command())
             self.videos[split] = videos
         if stage in _SCORED and not self.videos[_SCORED[stage]]:
             self._refuse_to_score_nothing(_SCORED[stage])
@@ -187,6 +192,10 @@ class VideoData(LightningDataModule, ABC):
         # Where units are on several devices, only the processes that feed frames to them decode any.
         if getattr(getattr(self.trainer, "strategy", None), "feeds_frames", True):
             self._keep([video for split in splits for video in self.videos[split]])
+
+    def _check_command(self) -> str:
+        official = f"{self.dataset_name} " if self.expected is not None else ""
+        return f"skip-sideways data verify {official}--root {self.root}"
 
     def _speaks(self) -> bool:
         return self.trainer is None or self.trainer.is_global_zero
@@ -218,7 +227,7 @@ class VideoData(LightningDataModule, ABC):
                 first, frames = cut_range(video.timeline, entry.start_s, entry.end_s)
                 video = replace(video, first=first, frames=frames)
             usable = video.frames and not facts.problem
-            length = (len(whole_video(o, video)) if self.stream else o.length(video)) if usable else 0
+            length = (o.frames_in_all(video) if self.stream else o.length(video)) if usable else 0
         except ValueError as error:  # no time stamps where they are needed
             return f"broken: {entry.path}: {error}"
         said = fault(entry.path, facts, frames=video.frames, length=length, rate=o.rate, min_frames=min_frames)

@@ -21,6 +21,7 @@ from datamodules.clips import (
     clip_length,
     clip_rng,
     frames_at,
+    frames_in_all,
     timeline,
     train_start,
     train_start_at,
@@ -36,7 +37,7 @@ from datamodules.transforms import Augmentations, apply_choice, crop_choice, pad
 __all__ = ["ClipOptions", "EvalClips", "FrameStore", "TrainClips", "Video"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Video:
     """One video: a file, or a range of a longer one.
 
@@ -112,7 +113,13 @@ class ClipOptions:
 
     def length(self, video: Video) -> int:
         """Return how many real frames the first clip of a video has, at most `frames`."""
-        return len(self.numbers(video, 0))
+        return min(self.frames, self.frames_in_all(video))
+
+    def frames_in_all(self, video: Video) -> int:
+        """Return how many frames a clip as long as the video has."""
+        if self.fps is not None:
+            return frames_in_all(video.timeline, self.fps)
+        return -(-video.frames // self.stride)
 
     def numbers(self, video: Video, start: int) -> np.ndarray:
         """Return the frames of the video that the clip from frame `start` takes, int64, at most `frames`."""

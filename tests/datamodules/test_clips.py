@@ -8,6 +8,7 @@ from datamodules.clips import (
     clip_rng,
     cut_range,
     frames_at,
+    frames_in_all,
     span,
     timeline,
     train_start,
@@ -131,3 +132,12 @@ def test_a_range_of_a_longer_file():
 def test_a_file_no_longer_than_the_range_was_cut_before(seconds):
     frames = round(seconds * 30)
     assert cut_range(line_of(frames, 30), 93.0, 103.0) == (0, frames)
+
+
+@pytest.mark.parametrize("fps", [1.0, 5.0, 12.5, 24000 / 1001, 25.0, 29.97, 30.0, 60.0, 1e-3])
+@pytest.mark.parametrize("rate", [10.0, 24000 / 1001, 25.0, 30000 / 1001, 50.0])
+def test_the_number_of_frames_is_known_without_choosing_them(rate, fps):
+    for frames in (1, 2, 14, 250):
+        for tick_s in (0.0, 0.001):
+            line = timeline(np.arange(frames) / rate, rate, tick_s)
+            assert frames_in_all(line, fps) == len(frames_at(line, 0, frames=10_000, fps=fps))

@@ -11,6 +11,7 @@ from sample_videos import truncate, write_video
 from torch.utils.data import DataLoader
 
 from datamodules import VideoFolder
+from datamodules.faults import refuse
 from datamodules.video_dataset import TrainClips
 
 
@@ -134,6 +135,25 @@ def test_the_test_refuses_with_the_list(video_folder):
     ):
         make(video_folder, min_frames=5)
     make(video_folder, "fit", min_frames=5)  # training alone does not need the test videos
+
+
+def test_a_fit_goes_on_without_broken_validation_videos_and_a_score_does_not(video_folder, caplog):
+    spoil(video_folder, "b")
+    with caplog.at_level(logging.WARNING):
+        data = make(video_folder, "fit", min_frames=5, val_group="next")
+    assert "validation while training skips 2 of 4 videos: 1 broken, 1 short" in caplog.text
+    assert len(data.videos["val"]) == 2
+    assert set(data.skipped) == {"left/b_cut.avi", "right/b_short.avi"}
+    with pytest.raises(ValueError, match=r"2 videos of the val split(.|\n)*skip-sideways data verify --root"):
+        make(video_folder, "validate", min_frames=5, val_group="next")
+
+
+def test_a_long_list_of_faults_is_in_a_file(video_folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    faults = [f"broken: v{number}.avi: no frame decodes" for number in range(50)]
+    with pytest.raises(ValueError, match=r"and 30 more: .skip-sideways/unusable-test.txt"):
+        refuse(faults, "test", "skip-sideways data verify --root DIR")
+    assert (tmp_path / ".skip-sideways" / "unusable-test.txt").read_text().splitlines() == faults
 
 
 def test_a_video_too_short_to_learn_from_may_be_long_enough_for_an_answer(video_folder):
