@@ -3,8 +3,8 @@
 --ckpt_path     fit                                           validate, test
 (none)          new MLflow run                                refused: which weights?
 last, best      runs/<name>/last.ckpt, same MLflow run        same MLflow run
-FILE            same MLflow run if FILE is of this run,       same MLflow run if its data is the same,
-                else a new one that names its origin          else a new one of kind `evaluation`
+FILE            same MLflow run if FILE is of this run,       same MLflow run if scored on the same (see evaluation.py),
+                else a new one that names its origin          else one of kind `evaluation`, with tags of its own
 """
 
 import json
@@ -20,6 +20,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from app.checkpoint_io import CARD, RunCheckpointIO, check_identity, identity, read_checkpoint
 from app.checkpoints import BEST, LAST, RUN_FILE, RunCheckpoint
 from app.environment import environment, git_state
+from app.evaluation import evaluation_id, refuse_seen_videos, same_score, scored_arguments
 from app.kept_state import RandomState
 from app.one_video import remember
 from app.outcome import Outcome
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from app.trainer_cli import SkipSidewaysCLI
 
 DEFAULT_EPOCHS = 10
-_SAME_DATA = ("dataset", "split", "fold", "data_hash")
 
 
 class Run:
@@ -44,13 +44,16 @@ class Run:
         self.layout = self._layout("cpu")
         self.name = run_name(self.layout, self.config)
         self.identity = self._identity()
+        self.scored = scored_arguments(init_args(self.config["data"]))
         self.checkpoint: RunCheckpoint = cli._get(cli.config_init, "checkpoint")
         root = cli._get(cli.config_init, "trainer").get("default_root_dir") or "runs"
         self.folder = Path(self.checkpoint.dirpath or Path(root) / self.name)
         self.checkpoint.dirpath = str(self.folder)
         self.ckpt_path = self._resolve(self._given_ckpt_path())
+        self.step = 0  # updates behind the weights to start from
         self.card = self._checked_card()
         self.logger: RunLogger | None = None
+        self.evaluation = ""  # what a score belongs to that is not the run's own
 
     def _layout(self, device: str) -> dict[str, str]:
         cli = self.cli
@@ -94,8 +97,11 @@ class Run:
         if self.ckpt_path is None:
             return {}
         content = read_checkpoint(self.ckpt_path)
-        card = content[CARD]
+        card, self.step = content[CARD], int(content.get("global_step", 0))
         check_identity(self.ckpt_path, card, self.identity)
+        if self.subcommand in ("validate", "test"):
+            names = getattr(self.cli.datamodule, "class_names", [])
+            refuse_seen_videos(self.ckpt_path, card, self.layout, self.scored, names)
         if self.subcommand == "fit" and "optimizer_states" not in content:
             raise ValueError(
                 f"--ckpt_path {self.ckpt_path} holds weights only, so training can't go on from it. "
@@ -118,6 +124,7 @@ class Run:
                 "run_name": self.name,
                 "identity": self.identity,
                 "layout": self.layout,
+                "scored": self.scored,
                 "data": remember(self.cli.datamodule),
             }
         )
@@ -145,14 +152,15 @@ class Run:
         experiment = self.cli.experiment_name or self.cli._get(self.cli.config, "experiment") or self.layout["dataset"]
         run_id = self._run_to_continue()
         logger = RunLogger(experiment, self.name, run_id=run_id, skip_known_steps=fit)
-        if not fit and run_id and not logger.run_exists():
+        if not fit and not (run_id and logger.run_exists()):
+            self.evaluation = evaluation_id(self.card, self.step, self.layout, self.scored)
             logger = RunLogger(experiment, self.name)
+            logger.continue_run_with("evaluation", self.evaluation)
         return logger
 
     def _run_to_continue(self) -> str | None:
         if self.subcommand != "fit":
-            same = all(self.card.get("layout", {}).get(key) == self.layout[key] for key in _SAME_DATA)
-            return self.card.get("run_id") if same else None
+            return self.card.get("run_id") if same_score(self.card, self.layout, self.scored) else None
         if self.ckpt_path is None:
             return self._started_run() if self._given_ckpt_path() == "last" else None
         return self.card.get("run_id") if self.card.get("run_name") == self.name else None
@@ -172,6 +180,8 @@ class Run:
             tags["mlflow.parentRunId"] = self.cli.parent_run_id
         if self.card.get("run_id"):
             tags["origin_run_id"] = self.card["run_id"]
+        if self.evaluation:
+            tags["evaluation"] = self.evaluation
         self.logger.tags = tags
 
     def store_setting(self, yaml_text: str) -> None:

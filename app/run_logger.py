@@ -176,6 +176,15 @@ class RunLogger(Logger):
             return False
         return True
 
+    def continue_run_with(self, tag: str, value: str) -> None:
+        """Continue the experiment's newest run that has this tag; a new run starts where there is none."""
+        client = new_client(ensure_store(self.uri))
+        experiment = client.get_experiment_by_name(self.experiment_name)
+        if experiment is None:
+            return
+        found = client.search_runs([experiment.experiment_id], f"tags.{tag} = '{value}'", max_results=1)
+        self._run_id = found[0].info.run_id if found else None
+
     def try_tag(self, key: str, value: str) -> None:
         """Set one tag, or warn where the store does not take it: for use while another error is on its way."""
         try:
