@@ -2,7 +2,8 @@
 
     data index --root DIR              decode every video once, write the table
     data verify --root DIR             decode every video again and compare with the table
-    data verify ucf101 --root DIR      compare an archive with its official lists, read every video (data_verify.py)
+    data verify ucf101 --root DIR      compare an archive with its official lists, read every video that the table does
+                                       not have as it is now, or has as broken (data_verify.py)
 
 Exit status: 0 all videos are whole (index: the table was written), 1 verify found something wrong, 2 wrong arguments.
 """
@@ -46,7 +47,8 @@ def _parser() -> argparse.ArgumentParser:
         description=(
             "Without DATASET: decode every video of a folder again and compare with its table. With DATASET: count "
             "what is found of the official lists per split and fold, name every missing, extra and broken video. "
-            "Stopped and started again it goes on where it was. Exit status: 0 complete and whole, 1 something "
+            "Videos whose files have not changed since they were read whole are taken from the table; --again reads "
+            "them too. Stopped and started again it goes on where it was. Exit status: 0 complete and whole, 1 something "
             "missing or broken, 2 wrong arguments or nothing found."
         ),
         epilog="example: skip-sideways data verify ucf101 --root /data/UCF-101 --splits /data/ucfTrainTestlist",
@@ -55,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--fold", type=int, help="ucf101, hmdb51: 1, 2 or 3; default: all three")
     verify.add_argument("--splits", type=Path, help="folder of the official lists; default: in ROOT and beside it")
     verify.add_argument("--quick", action="store_true", help="with DATASET: read packets, do not decode; finds less")
+    verify.add_argument(
+        "--again", action="store_true", help="with DATASET: read every video now, whatever the table has of it"
+    )
     outputs = {
         index: f"the table; default: {_DEFAULT_TABLE}",
         verify: "the table (as `index`); with DATASET: folder for the whole lists, default: ./DATASET-verify",
@@ -77,6 +82,10 @@ def _command(arguments: argparse.Namespace) -> Callable[[argparse.Namespace], in
 def _refuse_options_without_effect(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     if not arguments.dataset and (arguments.fold is not None or arguments.splits or arguments.quick):
         parser.error("--fold, --splits and --quick need a DATASET: skip-sideways data verify ucf101 --root DIR ...")
+    if not arguments.dataset and arguments.again:
+        parser.error("--again needs a DATASET; without one every video is read anyway")
+    if arguments.again and arguments.quick:
+        parser.error("--again decodes every video, --quick decodes none: give one of the two")
 
 
 def _rows(arguments: argparse.Namespace) -> list["IndexRow"]:

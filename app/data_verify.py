@@ -7,13 +7,14 @@ fold  split    expected    found  missing   broken
 
 import argparse
 import csv
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from datamodules.index import IndexRow
+    from datamodules.index import IndexRow, Refreshed
     from datamodules.official import Match, OfficialLists
 
 DATASETS = ("ucf101", "hmdb51", "kinetics400", "kinetics600")
@@ -22,11 +23,12 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found: `broken` maps paths to reasons, `missing` holds official ids, `extra` paths no list names."""
+    """What was found: `broken` maps paths to reasons, `reading` says how many videos were read now."""
 
     folds: "list[OfficialLists]"
     matched: "Match"
     broken: dict[str, str]
+    reading: str
 
     @property
     def missing(self) -> list[str]:
@@ -36,7 +38,7 @@ class Findings:
 
 def verify_dataset(arguments: argparse.Namespace) -> int:
     """Run the check, print its table and write its lists; return 0, or 1 where a video is missing or broken."""
-    from datamodules.index import load_index
+    from datamodules.index import refresh_index
     from datamodules.official_files import match, refuse_nothing, walk
 
     root: Path = arguments.root
@@ -46,8 +48,9 @@ def verify_dataset(arguments: argparse.Namespace) -> int:
     refuse_nothing(folds[0], files, matched)
     check = "scan" if arguments.quick else "decode"
     paths = sorted(set(matched.path.values()))
-    rows = load_index(root, paths, check=check, jobs=arguments.jobs, progress=not arguments.no_progress)
-    found = Findings(folds, matched, reasons(folds[0], matched, rows, arguments.min_frames))
+    again = "all" if arguments.again else "faulty"
+    done = refresh_index(root, paths, check=check, again=again, jobs=arguments.jobs, progress=not arguments.no_progress)
+    found = Findings(folds, matched, reasons(folds[0], matched, done.rows, arguments.min_frames), _reading(done))
     print("\n".join(report(found, root, quick=arguments.quick)))
     output = arguments.output or Path(f"{arguments.dataset}-verify")
     write_lists(found, output)
@@ -55,6 +58,17 @@ def verify_dataset(arguments: argparse.Namespace) -> int:
     faulty = bool(found.missing or found.broken)
     print(f"{len(found.missing):,} missing, {len(found.broken):,} broken" if faulty else "complete and whole")
     return int(faulty)
+
+
+def _reading(done: "Refreshed") -> str:
+    taken = len(done.rows) - done.read
+    if not taken or done.table_time_s is None:
+        return f"{done.read:,} read now, none taken from the table"
+    date = time.strftime("%Y-%m-%d %H:%M", time.localtime(done.table_time_s))
+    return (
+        f"{done.read:,} read now, {taken:,} taken from the table of {date}: their files have the same size and time "
+        "(--again reads them too)"
+    )
 
 
 def read_folds(dataset: str, root: Path, splits: Path | None, fold: int | None) -> "list[OfficialLists]":
@@ -114,6 +128,7 @@ def report(found: Findings, root: Path, *, quick: bool) -> list[str]:
             counts = (len(videos), len(there), len(videos) - len(there), broken)
             lines.append(f"{fold.fold or '-':<6}{split:<9}" + "".join(f"{count:>9,}" for count in counts))
     lines += ["", *(line for fold in found.folds for line in _hashes(fold, found.matched, root))]
+    lines.append(f"videos: {found.reading}")
     lines += _listed("missing", found.missing, "not found under any name and suffix, at any depth")
     lines += _listed("broken", [f"{path}: {reason}" for path, reason in found.broken.items()], _read_how(quick))
     lines += _listed("extra", found.matched.extra, "video files that no list names; not used")

@@ -1,7 +1,7 @@
 """A small table of a folder's videos, made once: how many frames each really has, and what is wrong with it.
 
-    path,bytes,frames,fps,width,height,rotation,duration_s,time_base,pts,checked,problem
-    walk/ido_walk.avi,126464,44,25.0,180,144,0,1.76,1/25,0 1*43,decoded,
+    path,bytes,mtime_ns,frames,fps,width,height,rotation,duration_s,time_base,pts,checked,problem
+    walk/ido_walk.avi,126464,1700000000123456789,44,25.0,180,144,0,1.76,1/25,0 1*43,decoded,
 
 It stands in the folder itself where the folder may be written (`.skip-sideways-index.csv`), else in `.skip-sideways/`
 of the working directory: a dataset that is write-protected stays as it is, for root too.
@@ -9,6 +9,10 @@ of the working directory: a dataset that is write-protected stays as it is, for 
     new or changed videos -> threads -> journal (each row as it comes) -> table, whole or not at all -> journal gone
 
 A run that was killed goes on from its journal. Two at once do no harm: each merges what the other has written.
+
+A row holds while its file has the same size and the same time of change. A copy that keeps times (cp -a, rsync -t, tar)
+takes the table along, also where it keeps whole seconds only; after one that does not, all is read again. A file whose
+content changes while size and time stay (a failing disk) is noticed by `again="all"` alone.
 """
 
 import csv
@@ -32,20 +36,35 @@ SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".
 INDEX_NAME = ".skip-sideways-index.csv"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class IndexRow:
-    """One video: path relative to the folder (posix), size of the file, and what decoding it showed."""
+    """One video: path relative to the folder (posix), the file's size and time of change, what reading it showed.
+
+    A link's size and time are those of the file that it points to.
+    """
 
     path: str
     bytes: int
+    mtime_ns: int
     facts: VideoFacts
 
 
-COLUMNS = ("path", "bytes", *(field.name for field in fields(VideoFacts)))
+@dataclass(frozen=True)
+class Refreshed:
+    """Rows by path, how many of them were `read` now, and when the table of the others was written (seconds)."""
+
+    rows: dict[str, IndexRow]
+    read: int
+    table_time_s: float | None
+
+
+COLUMNS = ("path", "bytes", "mtime_ns", *(field.name for field in fields(VideoFacts)))
+AGAIN = ("changed", "faulty", "all")
 
 
 _CONVERT: dict[Any, Callable[[Any], Any]] = {int: int, float: float, str: str}
-_NO_FILE = -1  # bytes of a dangling link
+_NO_FILE = (-1, -1)  # bytes and time of a dangling link
+_S = 10**9  # nanoseconds
 _MERGE_TIMEOUT_S = 60
 _PATHS_AT_ONCE = 4096
 
@@ -78,11 +97,16 @@ def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
 
 def index_row(root: Path, path: str, check: str = "decode") -> IndexRow:
     """Read one video of `root` and return its row; `check` as in `probe`."""
-    return IndexRow(path, _size(root / path), probe(root / path, check))
+    size, mtime_ns = _stamp(root / path)  # before reading: a file that changes meanwhile is read again
+    return IndexRow(path, size, mtime_ns, probe(root / path, check))
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else _NO_FILE
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return _NO_FILE
+    return stat.st_size, stat.st_mtime_ns
 
 
 def build_index(
@@ -164,11 +188,11 @@ def read_index(path: Path) -> list[IndexRow]:
 
 def _parsed(row: dict[str, Any]) -> IndexRow:
     facts = VideoFacts(**{field.name: _CONVERT[field.type](row[field.name]) for field in fields(VideoFacts)})
-    return IndexRow(row["path"], int(row["bytes"]), facts)
+    return IndexRow(row["path"], int(row["bytes"]), int(row["mtime_ns"]), facts)
 
 
 def _flat(row: IndexRow) -> dict[str, Any]:
-    return {"path": row.path, "bytes": row.bytes, **asdict(row.facts)}
+    return {"path": row.path, "bytes": row.bytes, "mtime_ns": row.mtime_ns, **asdict(row.facts)}
 
 
 def load_index(
@@ -176,19 +200,38 @@ def load_index(
 ) -> dict[str, IndexRow]:
     """Return the rows by path: from the table where they hold, read and added to it where they don't.
 
-    A row holds as long as the file has the same size, and was read as thoroughly as asked for.
+    A row holds as long as the file has the same size and time, and was read as thoroughly as asked for. Arguments as
+    those of `refresh_index`.
+    """
+    return refresh_index(root, paths, check=check, jobs=jobs, progress=progress).rows
+
+
+def refresh_index(
+    root: Path,
+    paths: Sequence[str] | None = None,
+    *,
+    check: str = "decode",
+    again: str = "changed",
+    jobs: int = 0,
+    progress: bool = True,
+) -> Refreshed:
+    """Do what `load_index` does, and say how much was read now.
 
     Args:
         root: the folder.
         paths: only these, relative to it; None: all videos that are there.
         check: "decode" every frame, or "scan" the packets.
+        again: which files are read again though the table has them: "changed" ones, also "faulty" ones (what stopped
+            the reading may be gone: a disk, a network, a missing codec), or "all".
         jobs: threads; 0: one a core.
         progress: show a bar.
     """
+    if again not in AGAIN:
+        raise ValueError(f"again {again!r}: expected one of {', '.join(AGAIN)}")
     wanted = find_videos(root) if paths is None else list(dict.fromkeys(paths))
     table = default_index_path(root)
-    known = _known(root, warn=True)
-    stale = [path for path in wanted if not _holds(known.get(path), root / path, check)]
+    known, time_s = _known(root, warn=True), _table_time_s(root)
+    stale = [path for path in wanted if again == "all" or not _holds(known.get(path), root / path, check, again)]
     if stale or journal_path(table).exists():
         with closing(Journal(table)) as journal:
             rows = build_index(
@@ -196,13 +239,26 @@ def load_index(
             )
         _merge(root, table, rows, keep=None if paths is not None else set(wanted))
         known.update({row.path: row for row in rows})
-    return {path: known[path] for path in wanted}
+    return Refreshed({path: known[path] for path in wanted}, len(stale), time_s)
 
 
-def _holds(row: IndexRow | None, path: Path, check: str) -> bool:
-    if row is None or row.bytes != _size(path) or (check == "decode" and row.facts.checked != DECODED):
+def _holds(row: IndexRow | None, path: Path, check: str, again: str) -> bool:
+    if row is None or not _same_file(row, path) or (check == "decode" and row.facts.checked != DECODED):
         return False
+    if again == "faulty" and row.facts.problem and (check == "decode" or row.facts.checked != DECODED):
+        return False  # what decoding found is not to be unsaid by a scan, which finds less
     return "no permission" not in row.facts.problem  # which may be given without a change of the file
+
+
+def _same_file(row: IndexRow, path: Path) -> bool:
+    size, mtime_ns = _stamp(path)
+    copied = mtime_ns % _S == 0 and mtime_ns // _S == row.mtime_ns // _S  # by a tool that keeps whole seconds
+    return row.bytes == size and (row.mtime_ns == mtime_ns or copied)
+
+
+def _table_time_s(root: Path) -> float | None:
+    table, journal = existing_index(root), journal_path(default_index_path(root))
+    return max((path.stat().st_mtime for path in (table, journal) if path and path.exists()), default=None)
 
 
 def _known(root: Path, *, warn: bool = False) -> dict[str, IndexRow]:

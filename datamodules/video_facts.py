@@ -13,7 +13,7 @@ class DecodingError(ValueError):
     """A video file that cannot be decoded; says which file, how far it got and why."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class VideoFacts:
     """What reading a whole file shows.
 

@@ -1,6 +1,8 @@
 """`skip-sideways data verify DATASET`: what a person reads, what scripts read, and the exit status."""
 
 import csv
+import os
+import time
 
 import pytest
 
@@ -62,6 +64,39 @@ def test_a_quick_check_does_not_stand_for_a_whole_one(archive, tmp_cwd, capsys):
         assert {row.facts.checked for row in read_index(existing_index(archive))} == {checked}
 
 
+def test_a_file_that_was_damaged_or_mended_without_another_size_is_read_again(archive, tmp_cwd, capsys):
+    assert "videos: 12 read now, none taken" in verify(capsys, "ucf101", "--root", archive)[1].out
+    damaged = archive / "Basketball" / "v_Basketball_g08_c01.avi"
+    good = damaged.read_bytes()
+    damaged.write_bytes(bytes(len(good)))
+    status, said = verify(capsys, "ucf101", "--root", archive)
+    assert status == 1
+    assert "broken: 1" in said.out
+    assert f"videos: 1 read now, 11 taken from the table of {time.strftime('%Y-')}" in said.out
+    damaged.write_bytes(good)
+    assert verify(capsys, "ucf101", "--root", archive)[0] == 0
+
+
+def test_again_reads_what_size_and_time_do_not_betray(archive, tmp_cwd, capsys):
+    path = archive / "Basketball" / "v_Basketball_g08_c01.avi"
+    good, stat = path.read_bytes(), path.stat()
+
+    def put(content):
+        path.write_bytes(content)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+    assert verify(capsys, "ucf101", "--root", archive)[0] == 0
+    put(bytes(len(good)))
+    status, said = verify(capsys, "ucf101", "--root", archive)
+    assert status == 0
+    assert "videos: 0 read now, 12 taken from the table" in said.out
+    status, said = verify(capsys, "ucf101", "--root", archive, "--again")
+    assert status == 1
+    assert "videos: 12 read now, none taken" in said.out
+    put(good)  # what is broken is always read again
+    assert verify(capsys, "ucf101", "--root", archive)[0] == 0
+
+
 def test_short_videos_are_listed_where_a_network_needs_more(archive, tmp_cwd, capsys):
     status, said = verify(capsys, "ucf101", "--root", archive, "--min-frames", 19)
     assert status == 1
@@ -112,8 +147,16 @@ def test_wrong_arguments_are_one_line_and_status_2(argv, message, tmp_cwd, capsy
     assert said.err.count("\n") == 1
 
 
-def test_options_of_a_dataset_need_a_dataset(tmp_cwd, capsys):
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--fold", "1"], "need a DATASET"),
+        (["--again"], "needs a DATASET; without one every video is read anyway"),
+        (["ucf101", "--again", "--quick"], "give one of the two"),
+    ],
+)
+def test_options_without_effect_are_refused(argv, message, tmp_cwd, capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["data", "verify", "--root", ".", "--fold", "1"])
+        main(["data", "verify", "--root", ".", *argv])
     assert stop.value.code == 2
-    assert "need a DATASET" in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """The table of videos, and the command that makes and checks it."""
 
 import multiprocessing
+import os
 import shutil
 import time
 from contextlib import closing
@@ -20,6 +21,7 @@ from datamodules.index import (
     find_videos,
     load_index,
     read_index,
+    refresh_index,
     write_index,
 )
 from datamodules.index_journal import Journal, journal_path, read_journal
@@ -47,7 +49,7 @@ def test_table_reads_as_it_was_written(faulty, tmp_path):
     write_index(rows, tmp_path / "new" / "table.csv")
     assert read_index(tmp_path / "new" / "table.csv") == rows
     head = (tmp_path / "new" / "table.csv").read_text().splitlines()[0]
-    assert head == "path,bytes,frames,fps,width,height,rotation,duration_s,time_base,pts,checked,problem"
+    assert head == "path,bytes,mtime_ns,frames,fps,width,height,rotation,duration_s,time_base,pts,checked,problem"
     assert [row.facts.frames for row in rows if row.path == "right/b_right.avi"] == [15]
     assert [row.path for row in rows if row.facts.problem] == ["left/cut_left.avi", "right/text_right.mp4"]
 
@@ -105,6 +107,55 @@ def test_only_new_and_changed_files_are_decoded_again(video_folder, monkeypatch)
 
 
 original = index.index_row
+
+
+def read_again(folder, monkeypatch, **options):
+    """Return the paths that are read anew."""
+    asked = []
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "index_row", lambda root, path, check: asked.append(path) or original(root, path, check))
+        rows = refresh_index(folder, progress=False, jobs=1, **options)
+    assert rows.read == len(asked)
+    return asked
+
+
+def test_a_file_of_the_same_size_and_another_time_is_read_again(video_folder, monkeypatch):
+    load_index(video_folder, progress=False)
+    changed = video_folder / "left" / "a_left.avi"
+    good = changed.read_bytes()
+    changed.write_bytes(bytes(len(good)))
+    assert "cannot be opened" in load_index(video_folder, progress=False)["left/a_left.avi"].facts.problem
+    changed.write_bytes(good)
+    assert load_index(video_folder, progress=False)["left/a_left.avi"].facts.problem == ""
+    assert read_again(video_folder, monkeypatch) == []
+
+
+def test_copies_that_keep_whole_seconds_keep_the_table_others_do_not(video_folder, monkeypatch):
+    path, now = video_folder / "left" / "a_left.avi", 1_700_000_000_123_456_789
+    os.utime(path, ns=(now, now))
+    load_index(video_folder, progress=False)
+    os.utime(path, ns=(now, now // 10**9 * 10**9))
+    assert read_again(video_folder, monkeypatch) == []
+    os.utime(path, ns=(now, now + 1))
+    assert read_again(video_folder, monkeypatch) == ["left/a_left.avi"]
+
+
+def test_the_time_of_a_link_is_that_of_its_file(video_folder, tmp_path, monkeypatch):
+    write_video(tmp_path / "far.avi")
+    (video_folder / "left" / "linked.avi").symlink_to(tmp_path / "far.avi")
+    load_index(video_folder, progress=False)
+    os.utime(tmp_path / "far.avi", (1, 1))
+    assert read_again(video_folder, monkeypatch) == ["left/linked.avi"]
+
+
+def test_faulty_files_are_read_again_when_asked_and_a_scan_unsays_nothing(faulty, monkeypatch):
+    load_index(faulty, progress=False)
+    broken = ["left/cut_left.avi", "right/text_right.mp4"]
+    assert read_again(faulty, monkeypatch) == read_again(faulty, monkeypatch, check="scan", again="faulty") == []
+    assert read_again(faulty, monkeypatch, again="faulty") == broken
+    assert len(read_again(faulty, monkeypatch, again="all")) == 11
+    with pytest.raises(ValueError, match="again 'some': expected one of changed, faulty, all"):
+        refresh_index(faulty, again="some")
 
 
 def test_index_command_writes_the_table_and_lists_faults(faulty, tmp_path, capsys):
@@ -207,7 +258,7 @@ def test_a_scanned_row_is_replaced_where_decoding_is_asked_for(video_folder):
 
 
 def test_an_old_table_is_made_anew_with_one_line(video_folder, caplog):
-    (video_folder / INDEX_NAME).write_text("path,bytes,frames,fps,width,height,duration_s,problem\n")
+    (video_folder / INDEX_NAME).write_text(f"{','.join(c for c in index.COLUMNS if c != 'mtime_ns')}\n")
     assert len(load_index(video_folder, progress=False)) == 8
     assert [INDEX_NAME in record.getMessage() for record in caplog.records] == [True]
     assert len(read_index(video_folder / INDEX_NAME)) == 8
