@@ -10,8 +10,11 @@ import pytest
 import yaml
 
 from app.compare import build_parser, main
+from app.comparison.check import distinct
+from app.comparison.grid import build_grid
 from app.comparison.overrides import get
-from app.comparison.spec import load_comparison
+from app.comparison.spec import load_comparison, read_comparison
+from tests.datamodules import miniature
 
 CONFIGS = Path(__file__).resolve().parents[2] / "app/configs/comparisons"
 TINY = {
@@ -162,6 +165,31 @@ def test_trials_are_checked_too(tiny, capsys):
     tiny.write_text(yaml.safe_dump(content))
     assert main(["--config", "tiny.yaml", "--tune", "--dry-run"]) == 2
     assert "compare: row 'sideways-trial2': head pool 'mean'" in capsys.readouterr().err
+
+
+def test_every_fold_is_looked_at_before_any_cell_runs(tmp_cwd, capsys):
+    """The video that is gone is in the lists of fold 3 alone; options are named as `compare` takes them."""
+    root = miniature.hmdb51(tmp_cwd / "archive", frames=8)
+    (gone,) = root.rglob("SchoolRulesHowTheyHelpUs*.avi")
+    gone.unlink()
+    data = {"class_path": "HMDB51", "init_args": {"root": str(root), "frames": 8, "size": 16}}
+    path = tmp_cwd / "folds.yaml"
+    path.write_text(yaml.safe_dump(TINY | {"folds": [3, 1], "experiment": TINY["experiment"] | {"data": data}}))
+    assert main(["--config", "folds.yaml", "--folds", "1", "--dry-run"]) == 0
+    capsys.readouterr()
+    assert main(["--config", "folds.yaml"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("compare: row 'sideways', fold 3: hmdb51: 1 of the ")
+    assert line.endswith("In a comparison: --set data.init_args.allow_missing=...")
+    assert not Path("runs").exists()
+
+
+def test_data_is_made_once_for_every_configuration_of_it(tiny):
+    content = yaml.safe_load(tiny.read_text()) | {"folds": [1, 2, 3], "seeds": [0, 1]}
+    content["rows"].append({"name": "wide", "overrides": {"data.init_args.size": 48}, "folds": [2]})
+    cells = build_grid(read_comparison(content))
+    made = [(cell.row, cell.fold, cell.seed) for cell in distinct(cells)]
+    assert made == [("sideways", 1, 0), ("exact", 1, 0), ("sideways", 2, 0), ("wide", 2, 0), ("sideways", 3, 0)]
 
 
 @pytest.mark.slow
