@@ -1,4 +1,4 @@
-"""The command `skip-sideways`: finds the subcommand's module and shows errors as one line.
+"""The command `skip-sideways`: finds the subcommand's module and shows errors without a traceback.
 
 Nothing heavy is imported here: `skip-sideways --help` and an unknown subcommand answer at once.
 """
@@ -107,8 +107,10 @@ def user_message(error: BaseException) -> str:
 
 
 def fail(message: str) -> int:
-    """Print one line on standard error and return the status for it."""
-    print(f"skip-sideways: error: {' '.join(message.split())}", file=sys.stderr)
+    """Print the message on standard error and return the status for it: one line, or a list with its lines kept."""
+    listed = "\n  " in message  # as our own lists are set: two spaces before each item
+    text = "\n".join(line.rstrip() for line in message.splitlines()) if listed else " ".join(message.split())
+    print(f"skip-sideways: error: {text}", file=sys.stderr)
     return FAILED
 
 

@@ -1,5 +1,7 @@
 """A score stands beside the protocol it was measured with, and never on videos that the checkpoint has learnt from."""
 
+import shutil
+
 import pytest
 import torch
 from launch import runs
@@ -74,6 +76,19 @@ def test_another_fold_is_predicted_all_the_same(trained, monkeypatch, tmp_path):
     monkeypatch.chdir(trained.parents[2])
     assert scored(trained, "--data.fold=2", f"--output={tmp_path / 'table.csv'}", command="predict") == 0
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 1 + 3 * 9  # videos, views x crops
+
+
+def test_broken_videos_are_listed_one_a_line(trained, root, monkeypatch, tmp_path, capfd):
+    monkeypatch.chdir(trained.parents[2])
+    shutil.copytree(root.parent, tmp_path / "copy")
+    broken = sorted((tmp_path / "copy").rglob("*_g01_c01.avi"))
+    for path in broken:
+        path.write_bytes(b"no video")
+    assert scored(trained, f"--data.root={tmp_path / 'copy' / root.name}") == 2
+    first, *listed, advice = capfd.readouterr().err.split("skip-sideways: error: ")[1].splitlines()
+    assert first.startswith("3 videos of the test split cannot be used")
+    assert [line.split(":")[:2] for line in listed] == [["  broken", f" {p.parent.name}/{p.name}"] for p in broken]
+    assert advice.startswith("Mend them")
 
 
 LAYOUT = {
