@@ -48,8 +48,8 @@ def _parser() -> argparse.ArgumentParser:
             "Without DATASET: decode every video of a folder again and compare with its table. With DATASET: count "
             "what is found of the official lists per split and fold, name every missing, extra and broken video. "
             "Videos whose files have not changed since they were read whole are taken from the table; --again reads "
-            "them too. Stopped and started again it goes on where it was. Exit status: 0 complete and whole, 1 something "
-            "missing or broken, 2 wrong arguments or nothing found."
+            "them too. Stopped and started again it goes on where it was. Exit status: 0 complete and whole, 1 "
+            "something missing or broken, 2 wrong arguments or nothing found."
         ),
         epilog="example: skip-sideways data verify ucf101 --root /data/UCF-101 --splits /data/ucfTrainTestlist",
     )

@@ -54,7 +54,7 @@ def verify_dataset(arguments: argparse.Namespace) -> int:
     print("\n".join(report(found, root, quick=arguments.quick)))
     output = arguments.output or Path(f"{arguments.dataset}-verify")
     write_lists(found, output)
-    print(f"whole lists: {output}/missing.txt, extra.txt, broken.csv")
+    print(f"whole lists: {output}/missing.txt, extra.txt, duplicates.txt, broken.csv")
     faulty = bool(found.missing or found.broken)
     print(f"{len(found.missing):,} missing, {len(found.broken):,} broken" if faulty else "complete and whole")
     return int(faulty)
@@ -117,6 +117,8 @@ def _frames_in_range(row: "IndexRow", start_s: float | None, end_s: float | None
 
 def report(found: Findings, root: Path, *, quick: bool) -> list[str]:
     """Return the lines to print."""
+    from datamodules.official_files import ambiguity
+
     lists = found.folds[0]
     lines = [f"{lists.dataset} in {root}", f"lists: {lists.source}", ""]
     lines += [f"{'fold':<6}{'split':<9}{'expected':>9}{'found':>9}{'missing':>9}{'broken':>9}"]
@@ -132,6 +134,9 @@ def report(found: Findings, root: Path, *, quick: bool) -> list[str]:
     lines += _listed("missing", found.missing, "not found under any name and suffix, at any depth")
     lines += _listed("broken", [f"{path}: {reason}" for path, reason in found.broken.items()], _read_how(quick))
     lines += _listed("extra", found.matched.extra, "video files that no list names; not used")
+    duplicates = [f"{path}: {used} is used" for path, used in found.matched.duplicates.items()]
+    lines += _listed("duplicates", duplicates, "more files of a video; not used")
+    lines += [line for line in [ambiguity(lists, found.matched)] if line]
     if lists.dataset.startswith("kinetics") and (
         absent := [s for s in ("train", "val", "test") if s not in lists.splits]
     ):
@@ -146,11 +151,12 @@ def _hashes(lists: "OfficialLists", matched: "Match", root: Path) -> list[str]:
 
     if lists.fold:
         return [f"id-list hash of fold {lists.fold}: {make_listing(lists, root, matched).id_hash}"]
-    return [
-        f"id-list hash with --data.test_split {split}: {make_listing(lists, root, matched, roles=roles).id_hash}"
+    hashes = {
+        split: make_listing(lists, root, matched, roles=roles, hashed=[split]).id_hash
         for split, roles in ROLES.items()
         if split in lists.splits
-    ]
+    }
+    return [f"id-list hash with --data.test_split {s}, of the {s} list alone: {found}" for s, found in hashes.items()]
 
 
 def _read_how(quick: bool) -> str:
@@ -164,10 +170,11 @@ def _listed(name: str, items: Sequence[str], what: str) -> list[str]:
 
 
 def write_lists(found: Findings, output: Path) -> None:
-    """Write missing.txt, extra.txt and broken.csv, whole."""
+    """Write missing.txt, extra.txt, duplicates.txt and broken.csv, whole."""
     output.mkdir(parents=True, exist_ok=True)
     _write(output / "missing.txt", lambda file: file.writelines(f"{name}\n" for name in found.missing))
     _write(output / "extra.txt", lambda file: file.writelines(f"{path}\n" for path in found.matched.extra))
+    _write(output / "duplicates.txt", lambda file: file.writelines(f"{path}\n" for path in found.matched.duplicates))
     table = [("path", "reason"), *found.broken.items()]
     _write(output / "broken.csv", lambda file: csv.writer(file).writerows(table))
 

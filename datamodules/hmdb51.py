@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from datamodules.official import OfficialLists, OfficialVideo, check_fold, read_lines
+from datamodules.official import OfficialLists, OfficialVideo, check_fold, numbered_lines
 from datamodules.official_files import find_lists, official_listing
 from datamodules.video_data import VideoData
 
@@ -41,23 +41,23 @@ def read_lists(folder: Path, fold: int) -> OfficialLists:
     class_names = sorted(found)
     splits: dict[str, list[OfficialVideo]] = {split: [] for split in _SPLIT_OF_CODE.values()}
     for label, name in enumerate(class_names):
-        for line in read_lines(found[name]):
-            split, video = _video(found[name], line, name, label)
+        for number, line in numbered_lines(found[name]):
+            split, video = _video(f"{found[name]}, line {number}", line, name, label)
             splits[split].append(video)
     unused = splits.pop("unused")
     return OfficialLists(NAME, class_names, splits, "official", fold, unused, str(folder))
 
 
-def _video(file: Path, line: str, class_name: str, label: int) -> tuple[str, OfficialVideo]:
+def _video(where: str, line: str, class_name: str, label: int) -> tuple[str, OfficialVideo]:
     name, _, code = line.rpartition(" ")
     name = name.removesuffix(".avi")
     source, label_name, _ = name.rpartition(f"_{class_name}_")
     if code not in _SPLIT_OF_CODE or not label_name:
         raise ValueError(
-            f"{file}: {line!r}; expected FILE CODE, with the class of the list, {class_name!r}, in the name of the "
+            f"{where}: {line!r}; expected FILE CODE, with the class of the list, {class_name!r}, in the name of the "
             "file, and 1 (train), 2 (test) or 0 (unused)"
         )
-    return _SPLIT_OF_CODE[code], OfficialVideo(name, label, source, (name,))
+    return _SPLIT_OF_CODE[code], OfficialVideo(name, label, source, (name,), class_name)
 
 
 class HMDB51(VideoData):

@@ -1,7 +1,8 @@
 """Kinetics-400 and Kinetics-600: clips of ten seconds from web videos.
 
 Kay et al., arXiv 1705.06950; Carreira et al., arXiv 1808.01340. Videos leave the web, so nobody has all of them:
-missing ones are normal here, and how many were found goes with every result.
+missing ones are normal here, and how many were found goes with every result. Lists may be missing as well, so the
+id-list hash is of the list that is tested on alone: the same on every machine that tests on it.
 """
 
 from abc import ABC, abstractmethod
@@ -14,7 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from datamodules.kinetics_lists import find_and_read, list_names
 from datamodules.listing import SPLITS, Listing
 from datamodules.official import OfficialLists, make_listing
-from datamodules.official_files import match, refuse_nothing, walk
+from datamodules.official_files import match, refuse_nothing, walk, warn_of_ambiguity
 from datamodules.video_data import VideoData
 
 # test_split -> split -> the official list that it is
@@ -107,7 +108,7 @@ class Kinetics600(Kinetics):
 
 
 def kinetics_listing(lists: OfficialLists, root: Path, *, test_split: str, val_fraction: float = 0.0) -> Listing:
-    """Return the listing: the test is the official list `test_split`.
+    """Return the listing: the test is the official list `test_split`, and `id_hash` is of that list alone.
 
     Raises:
         ValueError: that list was not found, or no listed video is there.
@@ -122,8 +123,9 @@ def kinetics_listing(lists: OfficialLists, root: Path, *, test_split: str, val_f
     files = walk(lists.dataset, root)
     matched = match(lists, files)
     refuse_nothing(lists, files, matched)
+    warn_of_ambiguity(lists, files, matched)
     named = replace(lists, split_name=f"{test_split} list")
-    return make_listing(named, root, matched, roles=ROLES[test_split], val_fraction=val_fraction)
+    return make_listing(named, root, matched, roles=ROLES[test_split], val_fraction=val_fraction, hashed=[test_split])
 
 
 def _say_missing(dataset: str, listing: Listing) -> None:

@@ -5,6 +5,8 @@ abseiling,yq_M1PMw2hY,38,48,val          -> yq_M1PMw2hY_000038_000048.*, else it
 """
 
 import csv
+import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from datamodules.listing import SPLITS
 from datamodules.official import OfficialLists, OfficialVideo, class_number, names_in, read_lines
 from datamodules.official_files import list_places
 
+log = logging.getLogger(__name__)
 _COLUMNS = ("youtube_id", "time_start", "time_end")
 LIST_FOLDERS = ("annotations", "lists", "splits")
 
@@ -54,13 +57,13 @@ def _usual(edition: int, place: Sequence[Path]) -> dict[str, Path]:
     return {key: file for key, files in found.items() if (file := next(filter(Path.is_file, files), None))}
 
 
-def read_rows(file: Path) -> list[dict[str, str]]:
-    """Read a csv list.
+def read_rows(file: Path) -> list[tuple[int, dict[str, str]]]:
+    """Read a csv list; returns (number of the line, row).
 
     Raises:
         ValueError: columns that are missing.
     """
-    with file.open(newline="", encoding="utf-8-sig") as lines:
+    with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
         reader = csv.DictReader(lines)
         missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
         if missing:
@@ -68,32 +71,56 @@ def read_rows(file: Path) -> list[dict[str, str]]:
                 f"{file} has the columns {', '.join(reader.fieldnames or ())}; a list of Kinetics has "
                 f"[label,]{','.join(_COLUMNS)}[,split]"
             )
-        return list(reader)
+        return [(reader.line_num, row) for row in reader]
 
 
 def read_lists(edition: int, files: dict[str, Path], label_map: Path | None) -> OfficialLists:
     """Read the lists (split -> csv file). Classes are those of the label map, else those of the lists, in order.
 
+    A row that stands in a list twice, in the same words, counts once.
+
     Raises:
-        ValueError: a list with columns missing, or with a label that is not in the label map.
+        ValueError: a list with columns missing or of another form, or with a label that is not in the label map.
     """
     rows = {split: read_rows(file) for split, file in files.items()}
-    labels = sorted({label for part in rows.values() for row in part if (label := row.get("label"))})
+    labels = sorted({label for part in rows.values() for _, row in part if (label := row.get("label"))})
     class_names = read_lines(label_map) if label_map else labels
     numbers = {name: number for number, name in enumerate(class_names)}
     source = str(label_map or "the lists")
-    splits = {split: [_video(row, numbers, files[split], source) for row in part] for split, part in rows.items()}
+    splits = {
+        split: _once(files[split], [_video(row, numbers, f"{files[split]}, line {n}", source) for n, row in part])
+        for split, part in rows.items()
+    }
     return OfficialLists(
         f"kinetics{edition}", class_names, splits, "official", source=", ".join(map(str, files.values()))
     )
 
 
-def _video(row: dict[str, str], numbers: dict[str, int], file: Path, source: str) -> OfficialVideo:
-    name, start, end = row["youtube_id"], float(row["time_start"]), float(row["time_end"])
+def _once(file: Path, videos: list[OfficialVideo]) -> list[OfficialVideo]:
+    once = list(dict.fromkeys(videos))
+    if len(once) < len(videos):
+        log.warning("%s: %s rows repeat another one and do not count", file, f"{len(videos) - len(once):,}")
+    return once
+
+
+def _video(row: dict[str, str], numbers: dict[str, int], where: str, source: str) -> OfficialVideo:
+    name, start, end = row["youtube_id"], _seconds(row["time_start"]), _seconds(row["time_end"])
+    if not (name and 0 <= start < end < math.inf):
+        given = ",".join(str(row[column]) for column in _COLUMNS)
+        raise ValueError(
+            f"{where}: {','.join(_COLUMNS)} is {given}; expected an id and two times in seconds, as ID,38,48"
+        )
     label_name = row.get("label") or ""
-    label = class_number(label_name, numbers, file, source) if label_name else -1
+    label = class_number(label_name, numbers, where, source) if label_name else -1
     padded, plain = f"{name}_{int(start):06d}_{int(end):06d}", f"{name}_{int(start)}_{int(end)}"
-    return OfficialVideo(padded, label, name, (padded, plain), source=name, start_s=start, end_s=end)
+    return OfficialVideo(padded, label, name, (padded, plain), label_name, name, start, end)
+
+
+def _seconds(text: str | None) -> float:
+    try:
+        return float(text or "")
+    except ValueError:
+        return math.nan
 
 
 def find_and_read(edition: int, root: Path, splits: str | None, given: Mapping[str, str | None]) -> OfficialLists:

@@ -45,7 +45,8 @@ class Listing:
         fold: which of several splits it is.
         expected: official number of videos of each split; None: the folder is its own list.
         missing: official ids without a file, by split.
-        official: the official list, split -> id -> label (-1 unknown); None: the videos that are there are the list.
+        official: the official lists that `id_hash` is of, name -> id -> label (-1 unknown); None: the videos that are
+            there are the list.
     """
 
     root: Path

@@ -16,7 +16,7 @@ from datamodules.listing import SPLITS, Entry, Listing
 _SHOWN = 3  # names shown in an error
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class OfficialVideo:
     """One line of an official list.
 
@@ -25,6 +25,7 @@ class OfficialVideo:
         label: class number from 0, -1 where the list has none.
         group: videos of one group come from one source, so a validation split never cuts it.
         names: file names without suffix under which archives hold it, the official one first.
+        folder: the class folder that the archive has it in; "" where the list has no class.
         source: name without suffix of the longer video it is cut from, where archives may hold that instead.
         start_s: where it starts in `source`.
         end_s: where it ends in `source`.
@@ -34,6 +35,7 @@ class OfficialVideo:
     label: int
     group: str
     names: tuple[str, ...]
+    folder: str = ""
     source: str = ""
     start_s: float | None = None
     end_s: float | None = None
@@ -41,7 +43,11 @@ class OfficialVideo:
 
 @dataclass(frozen=True)
 class OfficialLists:
-    """What the official files (`source`) say of one fold: `splits` by name, `unused` videos that belong to none."""
+    """What the official files (`source`) say of one fold: `splits` by name, `unused` videos that belong to none.
+
+    Raises:
+        ValueError: an empty list, or a video that stands twice in the lists of the fold.
+    """
 
     dataset: str
     class_names: list[str]
@@ -51,6 +57,27 @@ class OfficialLists:
     unused: list[OfficialVideo] = field(default_factory=list)
     source: str = ""
 
+    def __post_init__(self) -> None:
+        seen: dict[str, str] = {}
+        for split, videos in [*self.splits.items(), ("unused", self.unused)]:
+            if not videos and split in self.splits:
+                raise ValueError(f"{self._lists}: the {split} list is empty; expected one video a line")
+            for video in videos:
+                before = seen.setdefault(video.video_id, split)
+                if before != split:
+                    raise ValueError(f"{self._lists}: {video.video_id} stands in the {before} and in the {split} list")
+            if len(videos) > (distinct := len({video.video_id for video in videos})):
+                twice = [name for name, n in Counter(video.video_id for video in videos).items() if n > 1]
+                raise ValueError(
+                    f"{self._lists}: {len(videos):,} videos stand in the {split} list, {distinct:,} different ones; "
+                    f"twice or more: {few(twice)}"
+                )
+
+    @property
+    def _lists(self) -> str:
+        fold = f"fold {self.fold} of " if self.fold else ""
+        return f"{self.dataset}: {fold}the lists from {self.source}"
+
     @property
     def videos(self) -> list[OfficialVideo]:
         """All videos of the archive, whatever their split."""
@@ -59,11 +86,21 @@ class OfficialLists:
 
 @dataclass(frozen=True)
 class Match:
-    """Which video has which file (video_id -> path), which are to be `cut` from it, and which files no video has."""
+    """Which video has which file.
+
+    Args:
+        path: video_id -> file.
+        cut: videos that are a part of their file.
+        extra: files that no list names.
+        duplicates: file with the name of a video -> the file of that name which is used instead.
+        ambiguous: files that are used though others of their name have the same right, see `official_files.match`.
+    """
 
     path: dict[str, str]
     cut: frozenset[str]
     extra: list[str]
+    duplicates: dict[str, str] = field(default_factory=dict)
+    ambiguous: list[str] = field(default_factory=list)
 
     def found(self, videos: Sequence[OfficialVideo]) -> list[OfficialVideo]:
         """Return the videos that have a file."""
@@ -81,6 +118,7 @@ def make_listing(
     *,
     roles: Mapping[str, str] | None = None,
     val_fraction: float = 0.0,
+    hashed: Sequence[str] | None = None,
 ) -> Listing:
     """Return what a DataModule reads: the videos of the lists that have a file.
 
@@ -90,6 +128,7 @@ def make_listing(
         matched: which video has which file.
         roles: split -> name of the list it is; default: those of the same name.
         val_fraction: share of the training videos held out for validation, see `hold_out`.
+        hashed: names of the lists that `id_hash` is of; default: all of `roles`.
 
     Raises:
         ValueError: `val_fraction` beside a validation list.
@@ -104,6 +143,7 @@ def make_listing(
         )
     if val_fraction:
         splits["train"], splits["val"] = hold_out(splits["train"], val_fraction)
+    named = official if hashed is None else {name: official[name] for name in hashed}
     return Listing(
         root=root,
         class_names=lists.class_names,
@@ -112,7 +152,7 @@ def make_listing(
         fold=lists.fold,
         expected={split: len(videos) for split, videos in splits.items()},
         missing={split: missing for split, videos in splits.items() if (missing := matched.missing(videos))},
-        official={name: {video.video_id: video.label for video in videos} for name, videos in official.items()},
+        official={name: {video.video_id: video.label for video in videos} for name, videos in named.items()},
     )
 
 
@@ -160,26 +200,31 @@ def check_fold(dataset: str, fold: int, folds: Sequence[int]) -> None:
 
 
 def read_lines(file: Path) -> list[str]:
-    """Return the lines of a list without white space around them and without empty ones, whatever the line ends.
+    """Return the lines of a list as `numbered_lines` does, without their numbers."""
+    return [line for _, line in numbered_lines(file)]
+
+
+def numbered_lines(file: Path) -> list[tuple[int, str]]:
+    """Return (number, line) of a list without white space around and without empty lines, whatever the line ends.
 
     Raises:
         ValueError: there is no such file.
     """
     if not file.is_file():
         raise ValueError(f"there is no list {file.name} in {file.parent}; it holds: {names_in(file.parent)}")
-    lines = (line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines())
-    return [line for line in lines if line]
+    text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    return [(number, kept) for number, line in enumerate(text.splitlines(), start=1) if (kept := line.strip())]
 
 
-def class_number(label: str, numbers: Mapping[str, int], file: Path, source: str) -> int:
-    """Return the number of a class that `file` names.
+def class_number(label: str, numbers: Mapping[str, int], where: str, source: str) -> int:
+    """Return the number of a class that a list names; `where`: file and line.
 
     Raises:
         ValueError: `source`, which the classes come from, does not have it.
     """
     if label not in numbers:
         raise ValueError(
-            f"{file}: the class {label!r} is not among the {len(numbers)} classes of {source}: "
+            f"{where}: the class {label!r} is not among the {len(numbers)} classes of {source}: "
             f"{few(list(numbers))}. List and classes must be of the same edition."
         )
     return numbers[label]

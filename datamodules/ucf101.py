@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from datamodules.official import OfficialLists, OfficialVideo, check_fold, class_number, read_lines
+from datamodules.official import OfficialLists, OfficialVideo, check_fold, class_number, numbered_lines, read_lines
 from datamodules.official_files import find_lists, official_listing
 from datamodules.video_data import VideoData
 
@@ -19,7 +19,8 @@ NAME = "ucf101"
 FOLDS = (1, 2, 3)
 LIST_FOLDERS = ("ucfTrainTestlist", "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist", "annotations", "splits")
 MARKER = "classInd.txt"
-_CLIP = re.compile(r"v_.+_(g\d+)_c\d+")
+_LINE = re.compile(r"([^/]+)/(v_.+_(g\d+)_c\d+)(?:\.avi)?(?:\s+(\d+))?")
+_EXAMPLE = "Archery/v_Archery_g01_c01.avi 3"
 
 
 def read_lists(folder: Path, fold: int) -> OfficialLists:
@@ -31,7 +32,10 @@ def read_lists(folder: Path, fold: int) -> OfficialLists:
     check_fold(NAME, fold, FOLDS)
     numbers = read_classes(folder / MARKER)
     files = {part: folder / f"{part}list{fold:02d}.txt" for part in ("train", "test")}
-    splits = {part: [_video(file, line, numbers) for line in read_lines(file)] for part, file in files.items()}
+    splits = {
+        part: [_video(f"{file}, line {n}", line, numbers) for n, line in numbered_lines(file)]
+        for part, file in files.items()
+    }
     return OfficialLists(NAME, list(numbers), splits, "official", fold, source=str(folder))
 
 
@@ -50,19 +54,19 @@ def read_classes(file: Path) -> dict[str, int]:
     return names
 
 
-def _video(file: Path, line: str, numbers: dict[str, int]) -> OfficialVideo:
-    path, _, number = line.partition(" ")
-    label_name, _, name = path.rpartition("/")
-    label = class_number(label_name, numbers, file, MARKER)
+def _video(where: str, line: str, numbers: dict[str, int]) -> OfficialVideo:
+    read = _LINE.fullmatch(line)
+    if not read:
+        raise ValueError(
+            f"{where}: {line!r}; expected a clip and its class number, as {_EXAMPLE}; test lists have none"
+        )
+    label_name, name, group, number = read.groups()
+    label = class_number(label_name, numbers, where, MARKER)
     if number and int(number) != label + 1:
-        raise ValueError(f"{file}: {path} has the class number {number}, but {MARKER} gives {label_name} {label + 1}")
-    name = name.removesuffix(".avi")
-    found = _CLIP.fullmatch(name)
-    if not found:
-        raise ValueError(f"{file}: {path!r} is no clip of UCF101; expected as Archery/v_Archery_g01_c01.avi")
+        raise ValueError(f"{where}: {name} has the class number {number}, but {MARKER} gives {label_name} {label + 1}")
     # The class HandstandPushups has files v_HandStandPushups_...; some copies are spelled as the class.
-    as_class = f"v_{label_name}{name[found.start(1) - 1 :]}"
-    return OfficialVideo(name, label, f"{label_name}_{found.group(1)}", tuple(dict.fromkeys((name, as_class))))
+    as_class = f"v_{label_name}{name[name.rindex(f'_{group}_') :]}"
+    return OfficialVideo(name, label, f"{label_name}_{group}", tuple(dict.fromkeys((name, as_class))), label_name)
 
 
 class UCF101(VideoData):

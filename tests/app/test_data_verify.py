@@ -41,6 +41,9 @@ def test_missing_extra_and_broken_videos_are_listed_whole_and_by_split(archive, 
     cut = archive / "ApplyEyeMakeup" / "v_ApplyEyeMakeup_g01_c01.avi"
     cut.write_bytes(cut.read_bytes()[:200])
     (archive / "ApplyEyeMakeup" / "v_ApplyEyeMakeup_g22_c01.avi").rename(archive / "copy (2).avi")
+    twice = archive / "Another" / "v_Basketball_g01_c01.avi"
+    twice.parent.mkdir()
+    twice.write_bytes(b"no video")
     status, said = verify(capsys, "ucf101", "--root", archive, "--fold", 1, "--output", tmp_cwd / "found")
     assert status == 1
     assert lines_of(said.out, "1 ") == [["1", "train", "9", "7", "2", "0"], ["1", "test", "3", "3", "0", "1"]]
@@ -52,6 +55,9 @@ def test_missing_extra_and_broken_videos_are_listed_whole_and_by_split(archive, 
         "v_Basketball_g08_c01",
     }
     assert found.joinpath("extra.txt").read_text() == "copy (2).avi\n"
+    assert found.joinpath("duplicates.txt").read_text() == "Another/v_Basketball_g01_c01.avi\n"
+    assert "duplicates: 1" in said.out
+    assert "  Another/v_Basketball_g01_c01.avi: Basketball/v_Basketball_g01_c01.avi is used" in said.out
     ((path, reason),) = list(csv.reader(found.joinpath("broken.csv").read_text().splitlines()))[1:]
     assert path == "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi"
     assert reason
@@ -118,6 +124,8 @@ def test_kinetics_says_which_list_is_not_there_and_what_a_whole_video_lacks(tmp_
     assert status == 1
     assert "no test list was found" in said.out
     assert "extra: 2" in said.out
+    data = datamodules.Kinetics600(root=str(root))
+    assert f"id-list hash with --data.test_split val, of the val list alone: {data.id_hash}" in said.out
     assert (tmp_cwd / "kinetics600-verify" / "missing.txt").read_text() == f"{miniature.KINETICS_MISSING}\n"
     assert "1 missing, 0 broken" in said.out
     whole = root / "val" / "abseiling" / f"{miniature.UNTRIMMED}.mp4"
@@ -140,7 +148,8 @@ def test_wrong_arguments_are_one_line_and_status_2(argv, message, tmp_cwd, capsy
     (folder / "classInd.txt").write_text("1 Archery\n")
     for part in ("trainlist", "testlist"):
         for fold in (1, 2, 3):
-            (folder / f"{part}0{fold}.txt").write_text("Archery/v_Archery_g01_c01.avi\n")
+            group = {"trainlist": 8, "testlist": 1}[part]
+            (folder / f"{part}0{fold}.txt").write_text(f"Archery/v_Archery_g{group:02d}_c01.avi\n")
     status, said = verify(capsys, *argv)
     assert status == 2
     assert message in said.err

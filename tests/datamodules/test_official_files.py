@@ -92,6 +92,12 @@ def test_lists_are_found_where_archives_and_tools_put_them(ucf, tmp_path, monkey
     assert len(ucf_lists(tmp_path / "root", splits=str(ucf.parent)).videos) == 12
 
 
+def test_lists_beside_the_folder_that_a_root_links_to_are_found(ucf, tmp_path, monkeypatch):
+    monkeypatch.setenv("SKIP_SIDEWAYS_DATA", str(tmp_path / "nowhere"))
+    (tmp_path / "linked").symlink_to(ucf)
+    assert official_listing(ucf_lists(tmp_path / "linked"), tmp_path / "linked").found["train"] == 9
+
+
 def test_a_validation_split_is_counted_and_the_official_list_stays(ucf):
     plain, held = (official_listing(ucf_lists(ucf), ucf, val_fraction=fraction) for fraction in (0.0, 0.34))
     assert held.found == {"train": 6, "val": 3, "test": 3} == held.expected
@@ -102,7 +108,8 @@ def test_missing_videos_are_one_error_with_count_names_and_command(ucf, tmp_path
     root = relaid(ucf, tmp_path, LAYOUTS["flat"])
     (root / "v_Basketball_g08_c01.avi").unlink()
     expected = (
-        r"ucf101: 1 of the 12 videos of fold 1 are not in .*: v_Basketball_g08_c01\. The whole list: "
+        r"ucf101: 1 of the 12 videos of fold 1 are not in .*: v_Basketball_g08_c01\. The lists "
+        r"are from .*ucfTrainTestlist .* The whole list: "
         r"skip-sideways data verify ucf101 --root .* --data\.allow_missing true"
     )
     with pytest.raises(ValueError, match=expected):
@@ -116,7 +123,8 @@ def test_missing_videos_are_one_error_with_count_names_and_command(ucf, tmp_path
 def test_a_wrong_root_says_what_was_looked_for_and_found(ucf, hmdb, tmp_path):
     lists = ucf_lists(ucf)
     expected = (
-        r"none of the 12 listed videos\. Looked, at any depth, for v_ApplyEyeMakeup_g08_c01.*\.avi .*Found 12 video "
+        r"none of the 12 listed videos; the lists are from .*ucfTrainTestlist\. "
+        r"Looked, at any depth, for v_ApplyEyeMakeup_g08_c01.*\.avi .*Found 12 video "
         r"files \(cartwheel/.* and 9 more\) and the folders: cartwheel, shoot_ball, wave\. Give --data\.root DIR"
     )
     with pytest.raises(ValueError, match=expected):
@@ -140,9 +148,9 @@ def kinetics_match(root, *videos):
     return matched
 
 
-def video(name, start, end):
+def video(name, start, end, folder=""):
     stem = f"{name}_{start:06d}_{end:06d}"
-    return OfficialVideo(stem, 0, name, (stem, f"{name}_{start}_{end}"), name, start, end)
+    return OfficialVideo(stem, 0, name, (stem, f"{name}_{start}_{end}"), folder, name, start, end)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +184,40 @@ def test_of_two_files_the_replacement_counts_then_the_one_of_its_split(tmp_path)
     touch(tmp_path, "replacement/replacement_for_corrupted_k400/a_000010_000020.mp4")
     matched = kinetics_match(tmp_path, one)
     assert matched.path[one.video_id].startswith("replacement/")
-    assert len(matched.extra) == 2
+    assert (len(matched.duplicates), matched.extra) == (2, [])
+
+
+def test_of_two_files_the_one_in_the_folder_of_its_class_counts(ucf, hmdb, tmp_path, caplog):
+    root = relaid(ucf, tmp_path / "ucf", lambda path: path)
+    touch(root, "Another/v_Basketball_g01_c01.avi", "Archery/Deeper/v_Basketball_g08_c01.avi")
+    touch(root, "ApplyEyeMakeup/v_HandStandPushups_g01_c01.avi")
+    matched = match(ucf_lists(ucf), walk("ucf101", root))
+    assert matched.path["v_Basketball_g01_c01"] == "Basketball/v_Basketball_g01_c01.avi"
+    assert set(matched.duplicates.values()) == {
+        "Basketball/v_Basketball_g01_c01.avi",
+        "Basketball/v_Basketball_g08_c01.avi",
+        "HandstandPushups/v_HandStandPushups_g01_c01.avi",
+    }
+    assert (matched.extra, matched.ambiguous) == ([], [])
+    root = relaid(hmdb, tmp_path / "hmdb", lambda path: path)
+    touch(root, "a/RATRACE_wave_f_nm_np1_fr_goo_37.avi")
+    folder = find_lists("hmdb51", hmdb, None, names=hmdb51.LIST_FOLDERS, marker=hmdb51.MARKER)
+    matched = match(hmdb51.read_lists(folder, 1), walk("hmdb51", root))
+    assert list(matched.duplicates) == ["a/RATRACE_wave_f_nm_np1_fr_goo_37.avi"]
+    touch(tmp_path / "k600", "abseiling/a_000010_000020.mp4", "passing_american_football_in_game/a_000010_000020.mp4")
+    one = video("a", 10, 20, "passing American football (in game)")
+    assert kinetics_match(tmp_path / "k600", one).path[one.video_id].startswith("passing")
+    assert not caplog.records
+
+
+def test_of_files_of_equal_right_the_least_deep_is_used_with_one_warning(ucf, tmp_path, caplog):
+    root = relaid(ucf, tmp_path, lambda path: f"a/{path}")
+    touch(root, "Basketball/v_Basketball_g01_c01.avi", "a/Basketball/v_Basketball_g08_c01.mkv")
+    listing = official_listing(ucf_lists(ucf), root)
+    assert "Basketball/v_Basketball_g01_c01.avi" in {entry.path for entry in listing.splits["test"]}
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "2 videos have several files" in said
+    assert "is used: a/Basketball/v_Basketball_g08_c01.avi, not a/Basketball/v_Basketball_g08_c01.mkv" in said
 
 
 def test_youtube_ids_differ_by_case(tmp_path):
@@ -214,6 +255,19 @@ def test_kinetics_is_tested_on_the_validation_list_unless_told_otherwise(k600):
         kinetics_of(k600, test_split="test", val_fraction=0.1)
     with pytest.raises(ValueError, match="test_split 'train'; expected val or test"):
         kinetics_of(k600, test_split="train")
+
+
+def test_the_hash_of_kinetics_is_of_the_list_tested_on_whatever_lists_are_there(k600, tmp_path):
+    alone = tmp_path / "annotations" / "kinetics-600_val.csv"
+    alone.parent.mkdir()
+    alone.write_bytes((k600 / "annotations" / "kinetics-600_val.csv").read_bytes())
+    lists = kinetics_lists.find_and_read(600, tmp_path, None, {})
+    assert set(lists.splits) == {"val"}
+    there = kinetics_of(k600, test_split="val")
+    assert kinetics.kinetics_listing(lists, k600, test_split="val").id_hash == there.id_hash
+    alone.write_text(alone.read_text().replace("38,48", "39,49"))
+    lists = kinetics_lists.find_and_read(600, tmp_path, None, {})
+    assert kinetics.kinetics_listing(lists, k600, test_split="val").id_hash != there.id_hash
 
 
 def test_kinetics_lists_have_many_names(k600, tmp_path, monkeypatch):

@@ -109,7 +109,9 @@ def test_lists_that_disagree_are_refused_in_one_line(tmp_path):
     (tmp_path / "testlist01.txt").write_text("")
     train = tmp_path / "trainlist01.txt"
     train.write_text("Archery/v_Archery_g08_c01.avi 1\nJuggling/v_Juggling_g08_c01.avi 2\n")
-    with pytest.raises(ValueError, match=r"trainlist01\.txt: the class 'Juggling' is not among the 2 classes of class"):
+    with pytest.raises(
+        ValueError, match=r"trainlist01\.txt, line 2: the class 'Juggling' is not among the 2 classes of class"
+    ):
         ucf101.read_lists(tmp_path, 1)
     train.write_text("Archery/v_Archery_g08_c01.avi 2\n")
     with pytest.raises(ValueError, match=r"has the class number 2, but classInd.txt gives Archery 1"):
@@ -124,10 +126,77 @@ def test_lists_that_disagree_are_refused_in_one_line(tmp_path):
         hmdb51.read_lists(tmp_path, 1)
 
 
+UCF_LISTS = {
+    "trainlist01.txt": "Archery/v_Archery_g08_c01.avi 1\n",
+    "testlist01.txt": "Archery/v_Archery_g01_c01.avi\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"trainlist01.txt": "\nArchery/v_Archery_g08_c01.avi one\n"},
+            r"trainlist01\.txt, line 2: '.* one'; expected a clip and its class number, as Archery/v_Archery_g01",
+        ),
+        (
+            {"testlist01.txt": UCF_LISTS["trainlist01.txt"]},
+            r"ucf101: fold 1 of the lists from .*: v_Archery_g08_c01 stands in the train and in the test list",
+        ),
+        (
+            {"testlist01.txt": UCF_LISTS["testlist01.txt"] * 2},
+            r"2 videos stand in the test list, 1 different ones; twice or more: v_Archery_g01_c01$",
+        ),
+        ({"testlist01.txt": ""}, r"fold 1 of the lists from .*: the test list is empty"),
+    ],
+    ids=["no number", "both", "twice", "empty"],
+)
+def test_lists_with_faults_are_refused_with_their_place(tmp_path, changed, message):
+    (tmp_path / "classInd.txt").write_text("1 Archery\n")
+    for name, text in (UCF_LISTS | changed).items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        ucf101.read_lists(tmp_path, 1)
+
+
+def test_a_class_of_hmdb51_names_a_clip_once(tmp_path):
+    (tmp_path / "wave_test_split1.txt").write_text("a_wave_f_1.avi 1\nb_wave_f_1.avi 2\na_wave_f_1.avi 0\n")
+    with pytest.raises(ValueError, match="a_wave_f_1 stands in the train and in the unused list"):
+        hmdb51.read_lists(tmp_path, 1)
+
+
+def test_rows_of_kinetics_that_repeat_count_once_and_those_that_disagree_are_refused(tmp_path, caplog):
+    row = ("abseiling", "yq_M1PMw2hY", 38, 48)
+
+    def read(*rows, train=(("abseiling", "a", 0, 10),)):
+        miniature.write_kinetics_list(tmp_path / "val.csv", "val", rows)
+        miniature.write_kinetics_list(tmp_path / "train.csv", "train", train)
+        return kinetics_lists.read_lists(400, {s: tmp_path / f"{s}.csv" for s in ("train", "val")}, None)
+
+    assert len(read(row, ("yoga", "yq_M1PMw2hY", 138, 148), row).splits["val"]) == 2
+    assert [r.getMessage() for r in caplog.records] == [
+        f"{tmp_path / 'val.csv'}: 1 rows repeat another one and do not count"
+    ]
+    with pytest.raises(ValueError, match="twice or more: yq_M1PMw2hY_000038_000048"):
+        read(row, ("yoga", *row[1:]))
+    with pytest.raises(ValueError, match="yq_M1PMw2hY_000038_000048 stands in the train and in the val list"):
+        read(row, train=[row])
+    with pytest.raises(ValueError, match="the val list is empty"):
+        read()
+
+
+@pytest.mark.parametrize("times", [("begin", 48), (38, ""), (48, 38), (-1, 9), ("nan", 48), (1, "inf")])
+def test_times_of_kinetics_that_are_none_name_their_line(tmp_path, times):
+    rows = [("abseiling", "yq_M1PMw2hY", 38, 48), ("abseiling", "x", *times)]
+    miniature.write_kinetics_list(tmp_path / "val.csv", "val", rows)
+    with pytest.raises(ValueError, match=r"val\.csv, line 3: .* is x,.*expected an id and two times in seconds"):
+        kinetics_lists.read_lists(400, {"val": tmp_path / "val.csv"}, None)
+
+
 def test_a_label_outside_of_the_label_map_names_both(tmp_path):
     miniature.write_kinetics_list(tmp_path / "val.csv", "val", [("abseiling", "yq_M1PMw2hY", 38, 48)])
     (tmp_path / "label_map.txt").write_text("zumba\nyoga\n")
-    expected = r"val\.csv: the class 'abseiling' is not among the 2 classes of .*label_map\.txt: zumba, yoga"
+    expected = r"val\.csv, line 2: the class 'abseiling' is not among the 2 classes of .*label_map\.txt: zumba, yoga"
     with pytest.raises(ValueError, match=expected):
         kinetics_lists.read_lists(400, {"val": tmp_path / "val.csv"}, tmp_path / "label_map.txt")
 
