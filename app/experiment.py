@@ -16,7 +16,8 @@ def run_experiment(
 
     `config`: as a `fit` YAML holds it: seed_everything, trainer, model, data, checkpoint; a class by its path or short
     name. `tags`: run layout tags to set (`row`, `comparison`). `quiet`: no progress bar, no tables.
-    Returns {"run_id": MLflow's id, None without a logger, "metrics": every metric's last value by name}.
+    Returns {"run_id": MLflow's id, None without a logger, "metrics": every metric's last value by name, "layout": the
+    run layout}.
     ValueError: the configuration makes no sense, or asks for several processes.
     """
     from app.noise import without_noise
@@ -42,8 +43,8 @@ def run_experiment(
     found = {name: float(value) for name, value in metrics.items()}
     logger = cli.tracked.logger
     if logger is None:
-        return {"run_id": None, "metrics": found}
-    return {"run_id": logger.version, "metrics": found | logger.latest}
+        return {"run_id": None, "metrics": found, "layout": cli.tracked.layout}
+    return {"run_id": logger.version, "metrics": found | logger.latest, "layout": cli.tracked.layout}
 
 
 def _prepared(config: Mapping[str, Any], quiet: bool) -> dict[str, Any]:

@@ -150,6 +150,7 @@ def _task(comparison: Comparison, cell: Cell, settings: Settings, parent_run_id:
 def _record(cell: Cell, outcome: Outcome, commit: str, jobs: int) -> Record:
     return {
         **cell.facts(),
+        **outcome.tested,
         "status": outcome.status,
         "metrics": dict(sorted(outcome.metrics.items())),
         "run_id": outcome.run_id,

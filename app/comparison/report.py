@@ -19,6 +19,7 @@ from app.comparison.overrides import flatten
 from app.comparison.spec import Comparison, Row
 from app.comparison.statistics import FALL_BACK, mean_std
 from app.comparison.summary import Claim, Records, RowSummary, claims, current, row_values, summarise
+from app.comparison.tested import mixtures, tested_on
 from app.comparison.variants import partner
 
 # (metric, heading, whether other processes on the machine disturb it)
@@ -59,7 +60,7 @@ def markdown(comparison: Comparison, header: Mapping[str, Any], records: Records
 
 
 def terminal(comparison: Comparison, records: Records) -> str:
-    """The main columns as plain text, to fit a terminal."""
+    """The main columns as plain text, to fit a terminal, and below them what was tested on."""
     valid = current(comparison, records)
     split = _has_tuning_runs(comparison, valid)
     columns = ["row", "runs", "top-1", *(["top-1 all"] if split else []), "minus control", "verdict", "gap"]
@@ -76,7 +77,8 @@ def terminal(comparison: Comparison, records: Records) -> str:
         ]
         for row in summarise(comparison, valid)
     ]
-    return plain_table(columns + [heading for _, heading in TERMINAL_COSTS], lines)
+    below = [*tested_on(valid), *(f"Warning, not the same test: {sentence}" for sentence in mixtures(valid))]
+    return "\n".join([plain_table(columns + [heading for _, heading in TERMINAL_COSTS], lines), *below])
 
 
 def _provenance(comparison: Comparison, header: Mapping[str, Any], records: Records) -> str:
@@ -98,6 +100,8 @@ def _provenance(comparison: Comparison, header: Mapping[str, Any], records: Reco
             f"seeds: {numbers(sorted({key[2] for key in records}))}; {len(records)} runs, "
             f"{seconds / 3600:.2f} core-hours",
             f"- Reported: {reporting}",
+            *(f"- {line}" for line in tested_on(records)),
+            *(f"- **Not the same test**: {sentence}" for sentence in mixtures(records)),
             f"- Settings: {header.get('tuning') or 'as the file gives them'}",
             "",
         ]

@@ -17,6 +17,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from app.comparison.tested import facts
+
 Runner = Callable[..., dict[str, Any]]
 ERROR_LENGTH = 400
 
@@ -34,7 +36,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a cell. `status` is "ok" or "failed"; `error` is one line, the log holds the rest."""
+    """What came of a cell. `status` is "ok" or "failed"; `error` is one line, the log holds the rest.
+
+    `tested` is what it was tested on, where the data says so (see `app.comparison.tested`).
+    """
 
     status: str
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -42,6 +47,7 @@ class Outcome:
     error: str | None = None
     wall_seconds: float = 0.0
     cpu_seconds: float = 0.0
+    tested: Mapping[str, str] = field(default_factory=dict)
 
 
 def experiment_runner(config: Mapping[str, Any], **options: Any) -> dict[str, Any]:
@@ -101,6 +107,7 @@ def run_task(task: Task, runner: Runner) -> Outcome:
         error=error,
         wall_seconds=round(time.perf_counter() - wall, 3),
         cpu_seconds=round(_cpu_seconds() - cpu, 3),
+        tested=facts(result.get("layout", {})),
     )
 
 

@@ -166,6 +166,79 @@ def test_the_same_records_give_the_same_text(comparison):
     assert markdown(comparison, HEADER, records) == markdown(comparison, HEADER, dict(reversed(records.items())))
 
 
+TESTED = {
+    "views": "4 views x 1 crop of 64 frames at 25 fps", "id_hash": "0123456789abcdef",
+    "data_found": "9537 train, 3783 test", "data_expected": "9537 train, 3783 test",
+}  # fmt: skip
+OTHER = {"views": "1 view x 1 crop of 64 frames at 25 fps", "data_found": "9537 train, 3700 test"}
+
+
+def with_facts(records, change=lambda key: {}):
+    """The records with what they were tested on; each fold has its own id list."""
+    return {
+        key: record | TESTED | {"id_hash": f"{key[1]}{TESTED['id_hash']}"} | change(key)
+        for key, record in records.items()
+    }
+
+
+def test_what_was_tested_on_stands_above_the_table_and_in_the_terminal(comparison):
+    records = with_facts(records_of(comparison, folds=[1, 2]))
+    lines = [
+        "Test: 4 views x 1 crop of 64 frames at 25 fps",
+        "Videos: folds 1, 2: 9537 of 9537 train, 3783 of 3783 test (id list 10123456 20123456)",
+    ]
+    text = markdown(comparison, HEADER, records)
+    assert all(f"\n- {line}\n" in text for line in lines)
+    assert terminal(comparison, records).splitlines()[-2:] == lines
+    assert "same test" not in text
+    assert "Test:" not in markdown(comparison, HEADER, records_of(comparison))
+
+
+def test_folders_of_one_s_own_expect_nothing_and_rows_may_differ_in_views(comparison):
+    whole = {"views": "whole videos in pieces of 8 frames", "data_found": "8 train, 1 test", "data_expected": ""}
+    records = with_facts(
+        records_of(comparison), lambda key: whole | ({} if key[0] == "skip" else {"views": TESTED["views"]})
+    )
+    text = markdown(comparison, HEADER, records)
+    assert f"- Test: {TESTED['views']} (exact, frozen, sideways); {whole['views']} (skip)\n" in text
+    assert "- Videos: folds 0-3: 8 train, 1 test (id list 00123456 1" in text
+    assert "same test" not in text
+
+
+@pytest.mark.parametrize(
+    ("changed", "facts", "says"),
+    [
+        (
+            ("skip", 2, 1),
+            {"views": OTHER["views"]},
+            f"Row skip averages runs tested on {TESTED['views']} and on 1 view",
+        ),
+        (
+            ("skip", 2, 1),
+            {"data_found": OTHER["data_found"]},
+            "Fold 2 compares runs tested on different videos: 3783 f",
+        ),
+        (
+            ("skip", 2, 1),
+            {"id_hash": "f" * 16},
+            "different videos: 3783 found, id list 20123456; 3783 found, id list f",
+        ),
+    ],
+)
+def test_runs_of_different_tests_are_not_averaged_in_silence(comparison, changed, facts, says):
+    records = with_facts(records_of(comparison), lambda key: facts if key == changed else {})
+    assert f"- **Not the same test**: {says}" in markdown(comparison, HEADER, records)
+    assert says in terminal(comparison, records)
+    del records[changed]
+    assert "same test" not in markdown(comparison, HEADER, records)
+
+
+def test_runs_that_do_not_say_are_told_from_those_that_do(comparison):
+    old = records_of(comparison)
+    records = with_facts(old) | {key: record for key, record in old.items() if key == ("skip", 2, 1)}
+    assert f"Row skip averages runs tested on {TESTED['views']} and on not stated." in terminal(comparison, records)
+
+
 def test_variants_are_compared_within_their_own(content):
     content["variants"] = [{"name": "slow"}, {"name": "fast", "overrides": {"data.init_args.stride": 2}}]
     comparison = read_comparison(content)

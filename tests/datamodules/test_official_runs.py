@@ -146,5 +146,10 @@ def test_compare_gives_the_mean_over_the_three_folds(roots, tmp_cwd, mlflow_stor
     stored = runs_of(mlflow_store)
     assert sorted(r.data.tags["fold"] for r in stored) == ["1", "2", "3"]
     assert len({r.data.tags["id_hash"] for r in stored}) == 3
+    (first, *_) = json.loads((tmp_cwd / "out" / "results.json").read_text())["rows"]
+    (tags,) = [r.data.tags for r in stored if r.info.run_id == first["run_id"]]
+    for name in ("views", "id_hash", "data_found", "data_expected"):
+        assert first[name] == tags[name]
+    assert "- Test: 1 view x 1 crop of 12 frames\n" in (tmp_cwd / "out" / "results.md").read_text()
     mean = sum(r.data.metrics["test/top1"] for r in stored) / 3
     assert f"{mean:.3f}" in (tmp_cwd / "out" / "results.md").read_text()
