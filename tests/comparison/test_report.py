@@ -221,7 +221,7 @@ def test_folders_of_one_s_own_expect_nothing_and_rows_may_differ_in_views(compar
         (
             ("skip", 2, 1),
             {"id_hash": "f" * 16},
-            "different videos: 3783 found, id list 20123456; 3783 found, id list f",
+            "Fold 2 compares runs tested on different videos: 3783 found, id list 20123456; 3783 found, id list f",
         ),
     ],
 )
