@@ -29,7 +29,7 @@ HEADERS = {
         "Videos",
         "Videos found / in the official list, summed over the folds; without an official list, videos found",
     ),
-    "id_hash": ("Id list", "Hash of the official ids and labels of the lists tested on, fold by fold: the same where the lists are"),
+    "id_hash": ("Id list", "Hash of the ids and labels of the lists tested on, by fold: the same where the lists are"),
     "views": ("Views", "What the score of a test video is the mean of"),
     "latency/tick_ms": ("Tick (ms)", "Inference latency per frame, batch 1"),
     "latency/step_p50_ms": ("Step (ms)", "Training step, median"),
