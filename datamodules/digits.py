@@ -69,6 +69,8 @@ class MovingDigits(LightningDataModule):
         test_clips: int = 800,
     ) -> None:
         super().__init__()
+        if batch_size < 1 or num_workers < 0:
+            raise ValueError(f"batch_size {batch_size}, num_workers {num_workers}: expected 1 or more, and 0 or more")
         self.frames, self.size, self.batch_size, self.num_workers, self.seed = (
             frames,
             size,

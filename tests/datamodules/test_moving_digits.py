@@ -198,3 +198,8 @@ def test_clutter_and_noise_change_the_picture_but_not_the_digit():
 def test_dataset_survives_pickling():
     dataset = MovingDigits(frames=2).dataset("train")
     assert torch.equal(pickle.loads(pickle.dumps(dataset))[(1, 2)]["video"], dataset[(1, 2)]["video"])
+
+
+def test_a_batch_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="batch_size 0"):
+        MovingDigits(batch_size=0)
