@@ -19,6 +19,9 @@ _NOT_SCORED = {
     *("num_workers", "jobs", "cache", "cache_dir", "decoder", "batch_size"),
     *("seed", "flip", "crop_scale", "augmentations", "clips_per_video"),  # of training clips
 }
+# What divides a set of videos, so that another value scores on videos of training.
+_SPLIT_TEST = ("split_seed", "test_fraction", "group_pattern")
+_SPLIT_VAL = ("val_fraction", "val_group", "val_person")
 
 
 def scored_arguments(data_init: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,8 +57,9 @@ def refuse_seen_videos(
     layout: Mapping[str, str],
     scored: Mapping[str, Any],
     classes: Sequence[str],
+    command: str = "test",
 ) -> None:
-    """Raise ValueError where the videos to score are those of another fold of the checkpoint's own data.
+    """Refuse the checkpoint's own data, split otherwise: it has learnt from some of what it would be scored on.
 
     Raises:
         ValueError: says which fold it was trained on and what to type.
@@ -63,14 +67,17 @@ def refuse_seen_videos(
     before, names = card.get("layout") or {}, (card.get("data") or {}).get("class_names")
     if any(before.get(key) != layout[key] for key in ("dataset", "split")) or names not in (None, list(classes)):
         return
-    old = {"fold": before.get("fold"), "split_seed": _arguments(card).get("split_seed")}
-    new = {"fold": layout["fold"], "split_seed": scored.get("split_seed")}
-    for name, value in new.items():
-        if None not in (value, old[name]) and str(value) != str(old[name]):
+    arguments = _arguments(card)
+    names_of_splits = _SPLIT_TEST if command == "test" else (*_SPLIT_TEST, *_SPLIT_VAL)
+    old = {"fold": before.get("fold")} | {name: arguments[name] for name in names_of_splits if name in arguments}
+    new = {"fold": layout["fold"], **scored}
+    for name, was in old.items():
+        value = new.get(name, was)
+        if str(value) != str(was):
             raise ValueError(
-                f"--ckpt_path {path} was trained on {name} {old[name]} of {layout['dataset']} ({layout['split']}); the "
-                f"videos that {name} {value} scores on were among its training videos. Give --data.{name} {old[name]}, "
-                f"or a checkpoint trained on {name} {value}."
+                f"--ckpt_path {path} was trained on {name} {was} of {layout['dataset']} ({layout['split']}); "
+                f"videos that {name} {value} scores on were among its training videos. Give --data.{name} {was}, or a checkpoint "
+                f"trained on {name} {value}."
             )
 
 

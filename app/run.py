@@ -101,7 +101,7 @@ class Run:
         check_identity(self.ckpt_path, card, self.identity)
         if self.subcommand in ("validate", "test"):
             names = getattr(self.cli.datamodule, "class_names", [])
-            refuse_seen_videos(self.ckpt_path, card, self.layout, self.scored, names)
+            refuse_seen_videos(self.ckpt_path, card, self.layout, self.scored, names, self.subcommand)
         if self.subcommand == "fit" and "optimizer_states" not in content:
             raise ValueError(
                 f"--ckpt_path {self.ckpt_path} holds weights only, so training can't go on from it. "

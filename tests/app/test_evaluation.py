@@ -66,9 +66,7 @@ def test_another_fold_is_refused(trained, monkeypatch, capfd, command):
     monkeypatch.chdir(trained.parents[2])
     assert scored(trained, "--data.fold=2", command=command) == 2
     (line,) = capfd.readouterr().err.splitlines()
-    assert (
-        "was trained on fold 1 of ucf101 (official); the videos that fold 2 scores on were among its training" in line
-    )
+    assert "was trained on fold 1 of ucf101 (official); videos that fold 2 scores on were among its training" in line
     assert "Give --data.fold 1, or a checkpoint trained on fold 2." in line
 
 
@@ -144,6 +142,11 @@ def test_folds_and_random_splits_of_the_same_classes_are_refused_and_other_data_
     seeded = CARD | {"scored": SCORED | {"split_seed": 0}}
     with pytest.raises(ValueError, match=r"trained on split_seed 0 .*--data\.split_seed 0"):
         refuse_seen_videos(tmp_path, seeded, LAYOUT, SCORED | {"split_seed": 1}, ["x"])
+    held_out = CARD | {"scored": SCORED | {"val_fraction": 0.0}}
+    more = SCORED | {"val_fraction": 0.1}
+    refuse_seen_videos(tmp_path, held_out, LAYOUT, more, ["x"], "test")  # the test is the same
+    with pytest.raises(ValueError, match=r"trained on val_fraction 0\.0 .*--data\.val_fraction 0\.0"):
+        refuse_seen_videos(tmp_path, held_out, LAYOUT, more, ["x"], "validate")
 
 
 def test_the_card_keeps_the_arguments_as_plain_values(trained):
