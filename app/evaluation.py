@@ -76,8 +76,8 @@ def refuse_seen_videos(
         if str(value) != str(was):
             raise ValueError(
                 f"--ckpt_path {path} was trained on {name} {was} of {layout['dataset']} ({layout['split']}); "
-                f"videos that {name} {value} scores on were among its training videos. Give --data.{name} {was}, or a checkpoint "
-                f"trained on {name} {value}."
+                f"videos that {name} {value} scores on were among its training videos. Give --data.{name} {was}, or a "
+                f"checkpoint trained on {name} {value}."
             )
 
 
