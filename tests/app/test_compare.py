@@ -180,7 +180,8 @@ def test_every_fold_is_looked_at_before_any_cell_runs(tmp_cwd, capsys):
     assert main(["--config", "folds.yaml"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("compare: row 'sideways', fold 3: hmdb51: 1 of the ")
-    assert line.endswith("In a comparison: --set data.init_args.allow_missing=...")
+    assert " In a comparison: --set " in line
+    assert line.endswith("data.init_args.allow_missing=...")
     assert not Path("runs").exists()
 
 
