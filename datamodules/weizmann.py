@@ -3,12 +3,12 @@
 "Actions as Space-Time Shapes", Blank, Gorelick, Shechtman, Irani, Basri, ICCV 2005. Files are `class/person_class.avi`.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
 from datamodules.index import find_videos
 from datamodules.listing import folder_listing
+from datamodules.official_files import shared_data
 from datamodules.splits import groups_of, split_by_group
 from datamodules.video_data import VideoData
 
@@ -19,10 +19,8 @@ _PERSON = r"^([a-z]+)_"
 
 
 def default_root() -> Path:
-    """Return `weizmann` in the folder that SKIP_SIDEWAYS_DATA names, else in ../shared/data beside the repository."""
-    named = os.environ.get("SKIP_SIDEWAYS_DATA")
-    beside = Path(__file__).parents[1] / ".." / "shared" / "data"
-    return (Path(named) if named else Path(os.path.relpath(beside))) / "weizmann"
+    """Return `weizmann` in the folder of data that SKIP_SIDEWAYS_DATA names, else beside the repository."""
+    return shared_data() / "weizmann"
 
 
 class Weizmann(VideoData):
