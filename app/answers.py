@@ -18,10 +18,13 @@ import numpy as np
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from app.top_classes import TopClasses
+
 DEFAULT_EVERY_S = 0.5
 MOST_PRINTED_ROWS = 40
 _STEPS_S = (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600)
 _BAR = 20
+_SHOWN_CLASSES = 3
 
 
 @dataclass(frozen=True)
@@ -100,25 +103,22 @@ class VideoAnswers(Callback):
         title: str,
         manner: str,
     ) -> None:
-        if top_k < 1:
-            raise ValueError(f"--top_k is {top_k}; expected at least 1.")
         if every_s is not None and every_s < 0:
             raise ValueError(f"--every is {every_s:g}; expected seconds a row, or 0 for one row an answer.")
-        self.path, self.class_names, self.title, self.manner = path, list(class_names), title, manner
-        self.top_k, self.shown = min(top_k, len(class_names)), min(3, len(class_names))
+        self.path, self.title, self.manner = path, title, manner
+        self.top, self.shown = TopClasses(class_names, top_k), TopClasses(class_names, _SHOWN_CLASSES)
         every_s = DEFAULT_EVERY_S if every_s is None else every_s
         self._written = Rows(times_s, every_s)
         self._printed = Rows(times_s, printed_every_s(float(times_s[-1]), every_s))
-        self._width = max(map(len, self.class_names))
+        self._width = max(map(len, class_names))
         self.rows = self.answers = 0
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the head of the table, so that a path that can't be written fails before the work."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        head = [f"{name}_{i}" for i in range(1, self.top_k + 1) for name in ("class", "probability")]
         with self.path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow(["from_s", "to_s", *head])
-        also = "   then" if self.shown > 1 else ""
+            csv.writer(file).writerow(["from_s", "to_s", *self.top.head()])
+        also = "   then" if self.shown.top_k > 1 else ""
         print(f"\n{self.title}\n\n{'seconds':>15}   {'class':<{self._width}}  {'probability':<{_BAR + 6}}{also}")
 
     def on_predict_batch_end(
@@ -154,19 +154,14 @@ class VideoAnswers(Callback):
             print(self._line(f"{row.from_s:.2f} - {row.to_s:.2f}", row.scores_K), flush=True)
 
     def _line(self, when: str, scores_K: Tensor) -> str:
-        (first, p), *others = self._best(scores_K, self.shown)
+        (first, p), *others = self.shown.best(scores_K)
         bar = "#" * round(_BAR * p)
         then = "   ".join(f"{name} {q:.2f}" for name, q in others)
         return f"{when:>15}   {first:<{self._width}}  {p:.2f}  {bar:<{_BAR}}  {then}".rstrip()
-
-    def _best(self, scores_K: Tensor, k: int) -> list[tuple[str, float]]:
-        values, classes = scores_K.topk(k)
-        return [(self.class_names[i], p) for i, p in zip(classes.tolist(), values.tolist(), strict=True)]
 
     def _write(self, rows: Sequence[Row]) -> None:
         self.rows += len(rows)
         with self.path.open("a", newline="", encoding="utf-8") as file:
             for row in rows:
-                best = self._best(row.scores_K, self.top_k)
-                cells = [cell for name, p in best for cell in (name, f"{p:.6f}")]
-                csv.writer(file).writerow([f"{row.from_s:.3f}", f"{row.to_s:.3f}", *cells])
+                stretch = [f"{row.from_s:.3f}", f"{row.to_s:.3f}"]
+                csv.writer(file).writerow([*stretch, *self.top.cells(row.scores_K)])

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
 
 from app.answers import VideoAnswers
 from app.one_video import manner
+from app.top_classes import TopClasses
 
 if TYPE_CHECKING:
     from app.trainer_cli import SkipSidewaysCLI
@@ -42,18 +42,14 @@ class PredictionTable(Callback):
     """
 
     def __init__(self, path: Path, class_names: list[str], top_k: int) -> None:
-        if top_k < 1:
-            raise ValueError(f"--top_k is {top_k}; expected at least 1.")
-        self.path, self.class_names, self.top_k = path, class_names, min(top_k, len(class_names))
-        self.rows = 0
+        self.path, self.top, self.rows = path, TopClasses(class_names, top_k), 0
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the head of the table, so that a path that can't be written fails before the work."""
         if not trainer.is_global_zero:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        head = [f"{name}_{i}" for i in range(1, self.top_k + 1) for name in ("class", "probability")]
-        self._write([["clip_id", "label", *head]], "w")
+        self._write([["clip_id", "label", *self.top.head()]], "w")
 
     def on_predict_batch_end(
         self,
@@ -68,7 +64,7 @@ class PredictionTable(Callback):
         if not trainer.is_global_zero:
             return  # another stage, with the same scores
         clips = zip(outputs["clip_id"], outputs["label"].tolist(), outputs["scores"], strict=True)
-        rows = [[clip, self._name(label), *self._best(scores_K)] for clip, label, scores_K in clips]
+        rows = [[clip, self._name(label), *self.top.cells(scores_K)] for clip, label, scores_K in clips]
         self._write(rows, "a")
         self.rows += len(rows)
 
@@ -78,12 +74,7 @@ class PredictionTable(Callback):
             print(f"{self.rows} predictions written to {self.path}")
 
     def _name(self, label: int) -> str:
-        return self.class_names[label] if label >= 0 else ""
-
-    def _best(self, scores_K: Tensor) -> list[str]:
-        values, classes = scores_K.topk(self.top_k)
-        pairs = zip(classes.tolist(), values.tolist(), strict=True)
-        return [cell for index, value in pairs for cell in (self.class_names[index], f"{value:.6f}")]
+        return self.top.class_names[label] if label >= 0 else ""
 
     def _write(self, rows: list[list[str]], mode: str) -> None:
         with self.path.open(mode, newline="", encoding="utf-8") as file:
