@@ -8,14 +8,11 @@ A clip's name begins with that of the film or video it is cut from; `val_fractio
 
 import re
 from pathlib import Path
-from typing import Any
 
 from datamodules.official import OfficialLists, OfficialVideo, check_fold, numbered_lines
-from datamodules.official_files import find_lists, official_listing
-from datamodules.video_data import VideoData
+from datamodules.official_folds import FOLDS, OfficialFolds
 
 NAME = "hmdb51"
-FOLDS = (1, 2, 3)
 LIST_FOLDERS = (
     "testTrainMulti_7030_splits",
     "test_train_splits/testTrainMulti_7030_splits",
@@ -60,38 +57,12 @@ def _video(where: str, line: str, class_name: str, label: int) -> tuple[str, Off
     return _SPLIT_OF_CODE[code], OfficialVideo(name, label, source, (name,), class_name)
 
 
-class HMDB51(VideoData):
-    """HMDB51's clips, the official folds; a result is the mean over folds 1, 2 and 3 (`skip-sideways compare`).
-
-    Args:
-        root: folder of the videos, however deep they lie: a folder per class, as the rar files unpack, or flat.
-        fold: 1, 2 or 3, as the official lists are named.
-        splits: folder of the official lists (testTrainMulti_7030_splits); default: looked for in `root` and beside it.
-        val_fraction: share of each class's training videos held out for validation, whole source videos at a time.
-        allow_missing: go on where videos of the fold are missing; how many were found goes with every result.
-        size: side of the square clip in pixels.
-        cache: `none` decodes each clip anew; `disk` keeps all frames at training size in files, for later runs as well;
-            `memory` keeps them there, which takes more of it than most machines have.
-    """
+class HMDB51(OfficialFolds):
+    """HMDB51's clips, of the rar files' class folders or flat; lists: testTrainMulti_7030_splits. See OfficialFolds."""
 
     dataset_name = NAME
-    val_options = "--data.val_fraction 0.1"
+    list_folders, marker = LIST_FOLDERS, MARKER
 
-    def __init__(
-        self,
-        root: str,
-        fold: int = 1,
-        splits: str | None = None,
-        val_fraction: float = 0.0,
-        allow_missing: bool = False,
-        size: int = 112,
-        cache: str = "none",
-        **options: Any,
-    ) -> None:
-        lists = read_lists(find_lists(NAME, Path(root), splits, names=LIST_FOLDERS, marker=MARKER), fold)
-        listing = official_listing(lists, Path(root), val_fraction=val_fraction, allow_missing=allow_missing)
-        super().__init__(listing, size=size, cache=cache, **options)
-
-    def folds(self) -> int:
-        """Return the number of official folds, 3; they count from 1."""
-        return len(FOLDS)
+    def read_lists(self, folder: Path, fold: int) -> OfficialLists:
+        """Return the official lists of a fold."""
+        return read_lists(folder, fold)

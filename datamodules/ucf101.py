@@ -9,14 +9,11 @@ The clips of one group (`_g08_`) of a class are cut from one video: the folds ne
 
 import re
 from pathlib import Path
-from typing import Any
 
 from datamodules.official import OfficialLists, OfficialVideo, check_fold, class_number, numbered_lines, read_lines
-from datamodules.official_files import find_lists, official_listing
-from datamodules.video_data import VideoData
+from datamodules.official_folds import FOLDS, OfficialFolds
 
 NAME = "ucf101"
-FOLDS = (1, 2, 3)
 LIST_FOLDERS = ("ucfTrainTestlist", "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist", "annotations", "splits")
 MARKER = "classInd.txt"
 _LINE = re.compile(r"([^/]+)/(v_.+_(g\d+)_c\d+)(?:\.avi)?(?:\s+(\d+))?")
@@ -69,38 +66,12 @@ def _video(where: str, line: str, numbers: dict[str, int]) -> OfficialVideo:
     return OfficialVideo(name, label, f"{label_name}_{group}", tuple(dict.fromkeys((name, as_class))), label_name)
 
 
-class UCF101(VideoData):
-    """UCF101's clips, the official folds; a result is the mean over folds 1, 2 and 3 (`skip-sideways compare`).
-
-    Args:
-        root: folder of the videos, however deep they lie: UCF-101/ as UCF101.rar unpacks it, or flat.
-        fold: 1, 2 or 3, as the official lists are named.
-        splits: folder of the official lists (ucfTrainTestlist); default: looked for in `root` and beside it.
-        val_fraction: share of each class's training videos held out for validation, whole groups (`_g08_`) at a time.
-        allow_missing: go on where videos of the fold are missing; how many were found goes with every result.
-        size: side of the square clip in pixels.
-        cache: `none` decodes each clip anew; `disk` keeps all frames at training size in files, for later runs as well;
-            `memory` keeps them there, which takes more of it than most machines have.
-    """
+class UCF101(OfficialFolds):
+    """UCF101's clips, of UCF-101/ as UCF101.rar unpacks it or flat; lists: ucfTrainTestlist. See OfficialFolds."""
 
     dataset_name = NAME
-    val_options = "--data.val_fraction 0.1"
+    list_folders, marker = LIST_FOLDERS, MARKER
 
-    def __init__(
-        self,
-        root: str,
-        fold: int = 1,
-        splits: str | None = None,
-        val_fraction: float = 0.0,
-        allow_missing: bool = False,
-        size: int = 112,
-        cache: str = "none",
-        **options: Any,
-    ) -> None:
-        lists = read_lists(find_lists(NAME, Path(root), splits, names=LIST_FOLDERS, marker=MARKER), fold)
-        listing = official_listing(lists, Path(root), val_fraction=val_fraction, allow_missing=allow_missing)
-        super().__init__(listing, size=size, cache=cache, **options)
-
-    def folds(self) -> int:
-        """Return the number of official folds, 3; they count from 1."""
-        return len(FOLDS)
+    def read_lists(self, folder: Path, fold: int) -> OfficialLists:
+        """Return the official lists of a fold."""
+        return read_lists(folder, fold)
