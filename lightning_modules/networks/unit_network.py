@@ -5,9 +5,10 @@ A unit reads one message per source and gives one output:
 
     z_i = C_i(h_{i-1}, {P_{j->i}(h_j)})      h_i = f_i(z_i)          (methods.md section 3 [D])
 
-C is `sum` or `concat`; P pools a message to the chain message's height and width and, for `sum`, maps its channels by a
-1x1 convolution where they differ. P and C belong to the receiving unit: their parameters are the unit's. Units mix
-nothing across frames (GroupNorm, never BatchNorm), so that all ticks of a clip may pass through a unit at once.
+C is `sum` or `concat`; P brings a message to the chain message's height and width (a larger one by average pooling, a
+smaller one, in a decoder, by repeating pixels) and, for `sum`, maps its channels by a 1x1 convolution where they
+differ. P and C belong to the receiving unit: their parameters are the unit's. Units mix nothing across frames
+(GroupNorm, never BatchNorm), so that all ticks of a clip may pass through a unit at once.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,6 +27,15 @@ class UnitSpec:
 
     out_channels: int
     build: Callable[[int], nn.Module]
+
+
+def _resized(message_NCHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return a message of another height and width: averages of a larger map's pixels, or a smaller map's repeated."""
+    if tuple(message_NCHW.shape[-2:]) == size:
+        return message_NCHW
+    if message_NCHW.shape[-2] < size[0] or message_NCHW.shape[-1] < size[1]:
+        return F.interpolate(message_NCHW, size=size, mode="nearest")
+    return F.adaptive_avg_pool2d(message_NCHW, size)
 
 
 class Merge(nn.Module):
@@ -52,8 +62,7 @@ class Merge(nn.Module):
             return chain_NCHW
         size = (chain_NCHW.shape[-2], chain_NCHW.shape[-1])
         skips = [
-            project(message if tuple(message.shape[-2:]) == size else F.adaptive_avg_pool2d(message, size))
-            for project, message in zip(self.projections, messages[1:], strict=True)
+            project(_resized(message, size)) for project, message in zip(self.projections, messages[1:], strict=True)
         ]
         if self.kind == "sum":
             return chain_NCHW + sum(skips)
@@ -65,7 +74,7 @@ class Unit(nn.Module):
 
     Args:
         merge: brings the messages to one shape.
-        body: the unit's function f_i, from (N, C, H, W) to (N, C', H', W'), or to (N, K) for the last unit.
+        body: the unit's function f_i, from (N, C, H, W) to (N, C', H', W'), or to (N, K) for a classifier's last unit.
     """
 
     def __init__(self, merge: Merge, body: nn.Module) -> None:
@@ -85,13 +94,15 @@ class UnitNetwork(nn.Module):
         specs: one entry per unit, the lowest first.
         wiring: which units each unit reads; its depth is the number of specs.
         in_channels: channels of a frame.
+        frame_multiple: what a frame's height and width must be a multiple of, in an encoder-decoder.
 
     Raises:
         ValueError: the wiring's depth is not the number of units.
     """
 
-    def __init__(self, specs: Sequence[UnitSpec], wiring: Wiring, in_channels: int) -> None:
+    def __init__(self, specs: Sequence[UnitSpec], wiring: Wiring, in_channels: int, *, frame_multiple: int = 1) -> None:
         super().__init__()
+        self.frame_multiple = frame_multiple
         if wiring.depth != len(specs):
             raise ValueError(
                 f"wiring {wiring.name!r} has {wiring.depth} units, the network {len(specs)}; make them equal"

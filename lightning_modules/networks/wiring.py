@@ -10,6 +10,12 @@ where time enters (Skip-Sideways, arXiv 2106.08318 [P]; the variants' names and 
     dense      1 <- 0   2 <- 1   3 <- 2 , 1    4 <- 3 , 2 , 1       every lower unit, at most `reach` units down
     input      1 <- 0   2 <- 1,0 3 <- 2 , 0    4 <- 3 , 0           the frame itself, downsampled
 
+and, for the encoder-decoder networks of future frames alone, here with 6 units,
+
+    unet       1 <- 0   2 <- 1   3 <- 2   4 <- 3   5 <- 4 , 2   6 <- 5 , 1      the mirror unit of the same size
+
+whose skips cross time like all others: unit 6 puts together the decoded frame t - 5 and the encoded frame t - 1.
+
 Which edges carry gradients back is a second choice [D]. A pseudo-gradient meets an input that is two frames newer for
 each hop it came. Where a unit compares an old message with a new one, the old message's gradient then meets an input
 *newer* than what it was compared with: the order in time is turned round, and the units below learn the opposite of
@@ -29,7 +35,8 @@ from functools import cache
 from typing import Literal, get_args
 
 Merge = Literal["sum", "concat"]
-WIRINGS = ("chain", "residual", "concat", "dense", "input")
+WIRINGS = ("chain", "residual", "concat", "dense", "input")  # of every network of units
+PREDICTOR_WIRINGS = (*WIRINGS, "unet")  # of encoder-decoder networks
 GradientEdges = Literal["all", "newest"]
 INPUT = 0
 
@@ -39,7 +46,7 @@ class Wiring:
     """The units that each unit reads, and how it merges them.
 
     Args:
-        name: one of `WIRINGS`, or a name of your own.
+        name: one of `PREDICTOR_WIRINGS`, or a name of your own.
         sources: `sources[i - 1]` lists what unit i reads, its chain neighbour i - 1 first; 0 is the frame.
         merge: `sum` adds the messages, `concat` puts their channels side by side.
         gradients: `all` edges carry gradients back, or only those of each unit's `newest` message.
@@ -114,7 +121,7 @@ def _gradient_paths(wiring: Wiring, unit: int) -> frozenset[int]:
     return frozenset(n + 1 for reader in readers for n in _gradient_paths(wiring, reader))
 
 
-def _sources(name: str, unit: int, reach: int | None) -> tuple[int, ...]:
+def _sources(name: str, unit: int, depth: int, reach: int | None) -> tuple[int, ...]:
     chain = (unit - 1,)
     if name in ("residual", "concat"):
         return chain + ((unit - 2,) if unit > 2 else ())
@@ -123,6 +130,9 @@ def _sources(name: str, unit: int, reach: int | None) -> tuple[int, ...]:
         return chain + tuple(range(unit - 2, lowest - 1, -1))
     if name == "input":
         return chain + ((INPUT,) if unit > 1 else ())
+    if name == "unet":
+        mirror = depth - unit + 1
+        return chain + ((mirror,) if mirror < unit - 1 else ())
     return chain
 
 
@@ -130,7 +140,7 @@ def make_wiring(name: str, depth: int, *, reach: int | None = None, gradients: G
     """Return the named wiring for D = `depth` units (methods.md section 3; the variants and their spans are ours [D]).
 
     Args:
-        name: one of `WIRINGS`.
+        name: one of `PREDICTOR_WIRINGS`; `unet` is made for encoder-decoder networks.
         depth: number of units, at least 1.
         reach: `dense` only: the largest span of a skip; None means no limit.
         gradients: `all` edges carry gradients back, or only those of each unit's `newest` message.
@@ -138,13 +148,13 @@ def make_wiring(name: str, depth: int, *, reach: int | None = None, gradients: G
     Raises:
         ValueError: an unknown name, a depth below 1, or a reach that has no meaning.
     """
-    if name not in WIRINGS:
-        near = get_close_matches(name, WIRINGS, n=1)
+    if name not in PREDICTOR_WIRINGS:
+        near = get_close_matches(name, PREDICTOR_WIRINGS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"wiring {name!r} is unknown; expected one of {', '.join(WIRINGS)}{hint}")
+        raise ValueError(f"wiring {name!r} is unknown; expected one of {', '.join(PREDICTOR_WIRINGS)}{hint}")
     if depth < 1:
         raise ValueError(f"depth is {depth}; a network needs at least 1 unit")
     if reach is not None and (name != "dense" or reach < 1):
         raise ValueError(f"reach={reach} with wiring {name!r}; reach is a span >= 1 and belongs to wiring 'dense' only")
-    sources = tuple(_sources(name, unit, reach) for unit in range(1, depth + 1))
+    sources = tuple(_sources(name, unit, depth, reach) for unit in range(1, depth + 1))
     return Wiring(name, sources, "sum" if name == "residual" else "concat", gradients)
