@@ -104,5 +104,5 @@ def serve(host: str, port: int, *, browser: bool) -> int:
 
 
 def home_page() -> Path:
-    """Return the file of the first page, found without importing it."""
-    return Path(__file__).resolve().parent.parent / "dashboard" / "Home.py"
+    """Return the script that Streamlit runs, found without importing it."""
+    return Path(__file__).resolve().parent.parent / "dashboard" / "shell" / "Home.py"

@@ -51,7 +51,7 @@ def open_page(monkeypatch, tmp_path):
 
     def run(uri, **parameters):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        page = AppTest.from_file(Path(dashboard.__file__).parent / "Home.py", default_timeout=60)
+        page = AppTest.from_file(Path(dashboard.__file__).parent / "shell" / "Home.py", default_timeout=60)
         for name, value in parameters.items():
             page.query_params[name] = value
         page.run()

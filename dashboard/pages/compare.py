@@ -1,4 +1,4 @@
-"""The first page: which row is better, by how much, at what cost. Run by `skip-sideways dashboard`."""  # noqa: N999 - Streamlit shows the file name as the page name
+"""Compare: which row is better, by how much."""
 
 from __future__ import annotations
 
@@ -10,17 +10,11 @@ import streamlit as st
 from dashboard import cached, charts, curves, display, empty, tables
 from dashboard.filters import AXES, COSTS, CURVES, Selection, choose, select_runs
 from dashboard.palette import Palette
-from dashboard.runs import StoreMissing, StoreUnreachable, tracking_uri
-
-# Streamlit's wide layout leaves 5 to 6 rem empty around the page; the table needs the width on a small laptop.
-STYLE = ".stMainBlockContainer {padding: 2.5rem 2.5rem 3rem}"
+from dashboard.runs import StoreMissing, StoreUnreachable
 
 
-def main() -> None:
-    """Draw the page for the store of `tracking_uri()`."""
-    st.set_page_config(page_title="Compare runs · skip-sideways", layout="wide")
-    st.html(f"<style>{STYLE}</style>")
-    uri = tracking_uri()
+def draw(uri: str) -> None:
+    """Draw the page for the store at `uri`."""
     draw_head(uri)
     try:
         runs = cached.runs(uri)
@@ -155,5 +149,3 @@ _RUN_COLUMNS: dict[str, Any] = {
     "git_sha": "Commit",
     "run_id": "Run",
 }
-
-main()

@@ -1,0 +1,49 @@
+"""The dashboard's entry: the five pages and the navigation between them. Run by `skip-sideways dashboard`.
+
+    shell/Home.py --- st.navigation ---> pages/NAME.py: draw(uri)
+
+A page's module is imported when the page is opened, so that each page pays only for what it shows. This script does not
+stand beside pages/: until its first `st.navigation` Streamlit would run the files of such a folder as pages themselves,
+and the first visit of /cost would be blank.
+"""  # noqa: N999 - Streamlit shows the file name as the page name
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+
+import streamlit as st
+
+from dashboard.runs import tracking_uri
+
+# Streamlit's wide layout leaves 5 to 6 rem empty around the page; the table needs the width on a small laptop.
+STYLE = (
+    ".stMainBlockContainer {padding: 4rem 2.5rem 3rem} "
+    "@media (max-width: 640px) {.stMainBlockContainer {padding: 4rem 1rem 3rem}}"
+)
+PAGES = {  # module in dashboard/pages and address: title, icon
+    "compare": ("Compare", "table_chart"),
+    "cost": ("Accuracy against cost", "scatter_plot"),
+    "frames": ("Predicted frames", "animated_images"),
+    "learning": ("Learning", "show_chart"),
+    "run": ("Run", "article"),
+}
+
+
+def main() -> None:
+    """Draw the page that the address names for the store of `tracking_uri()`."""
+    st.set_page_config(page_title="skip-sideways", layout="wide")
+    st.html(f"<style>{STYLE}</style>")
+    pages = [
+        st.Page(opener(name), title=title, icon=f":material/{icon}:", url_path=name, default=name == "compare")
+        for name, (title, icon) in PAGES.items()
+    ]
+    st.navigation(pages, position="top").run()
+
+
+def opener(name: str) -> Callable[[], None]:
+    """Return the function that imports and draws one page."""
+    return lambda: import_module(f"dashboard.pages.{name}").draw(tracking_uri())
+
+
+main()
