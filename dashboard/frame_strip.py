@@ -1,0 +1,101 @@
+"""The table of frames: rows are the truth and each prediction, columns are time. Text in, one piece of HTML out.
+
+    frame          12     13     14
+    truth          [ ]    [ ]    [ ]
+    copy last      [ ]    [ ]    [ ]     2 frames ahead
+    skip-sideways  [ ]    [ ]    [ ]
+      difference   [ ]    [ ]    [ ]
+
+Every text is escaped and every picture is data in the page: nothing that a run named is markup or an address.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+from PIL import Image
+
+LONGEST_NAME = 80
+_LARGEST_PX = 192  # a cell is smaller than this on every screen
+STYLE = """<style>
+.frames {overflow-x: auto}
+.frames table {border-collapse: collapse; width: 100%; min-width: 340px; table-layout: fixed}
+.frames th, .frames td {padding: 2px; font-weight: 400; font-size: .85rem; border: 0; text-align: center}
+.frames th[scope=row] {width: 25%; max-width: 15rem; text-align: left; overflow-wrap: anywhere; position: sticky; left: 0}
+.frames td img {width: 100%; max-width: 192px; image-rendering: pixelated; display: block; margin: 0 auto;
+  outline: 1px solid #8884}
+.frames .dot {display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .35em}
+.frames small {color: #595959; display: block}
+</style>"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    Args:
+        name: whatever the run is called.
+        frames: (C, H, W) uint8 for each column, None where there is none.
+        notes: a text under each frame, such as its PSNR; empty for none.
+        colour: #RRGGBB of the row in the charts, or "".
+    """
+
+    name: str
+    frames: Sequence[np.ndarray | None]
+    notes: Sequence[str] = ()
+    colour: str = ""
+
+
+def short(name: str, longest: int = LONGEST_NAME) -> str:
+    """Return a name on one line without control characters, cut to `longest` with an ellipsis."""
+    plain = "".join(c if c.isprintable() else " " for c in name[: 4 * longest])
+    plain = " ".join(plain.split()) or "(no name)"
+    return plain if len(plain) <= longest else plain[: longest - 1] + "…"
+
+
+def strip(columns: Sequence[int], rows: Sequence[Row], caption: str) -> str:
+    """Return the table as HTML; `columns` are the numbers of the frames shown."""
+    head = "".join(f'<th scope="col">{number}</th>' for number in columns)
+    body = "".join(_row(columns, row) for row in rows)
+    return (
+        f'{STYLE}<div class="frames" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
+        f'<thead><tr><th scope="row">frame</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
+
+
+def _row(columns: Sequence[int], row: Row) -> str:
+    name = escape(short(row.name))
+    dot = f'<span class="dot" style="background:{escape(row.colour)}"></span>' if row.colour else ""
+    notes = row.notes or [""] * len(columns)
+    cells = "".join(
+        _cell(frame, f"{name}, frame {number}", note)
+        for number, frame, note in zip(columns, row.frames, notes, strict=True)
+    )
+    return f'<tr><th scope="row">{dot}{name}</th>{cells}</tr>'
+
+
+def _cell(frame_CHW: np.ndarray | None, alt: str, note: str) -> str:
+    if frame_CHW is None:
+        return "<td>–</td>"
+    below = f"<small>{escape(note)}</small>" if note else ""
+    return f'<td><img alt="{alt}" src="{picture(frame_CHW)}">{below}</td>'
+
+
+def picture(frame_CHW: np.ndarray) -> str:
+    """Return a frame as a `data:` address of a PNG of at most _LARGEST_PX."""
+    image = as_image(frame_CHW)
+    if max(image.size) > _LARGEST_PX:
+        image.thumbnail((_LARGEST_PX, _LARGEST_PX))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def as_image(frame_CHW: np.ndarray) -> Image.Image:
+    """Return a grey or colour frame as a Pillow image."""
+    return Image.fromarray(np.ascontiguousarray(frame_CHW[0] if len(frame_CHW) == 1 else frame_CHW.transpose(1, 2, 0)))
