@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from app.comparison.statistics import Interval, MeanStd
 
 MISSING = "-"
 
 
-def mean_text(value: MeanStd | None) -> str:
+def mean_text(value: MeanStd | None, places: int = 3) -> str:
     """`0.912 ± 0.034`; without the spread for a single run."""
     if value is None:
         return MISSING
-    return f"{value.mean:.3f}" + (f" ± {value.std:.3f}" if value.std is not None else "")
+    return f"{value.mean:.{places}f}" + (f" ± {value.std:.{places}f}" if value.std is not None else "")
 
 
-def interval_text(value: Interval | None, *, signed: bool = True) -> str:
+def interval_text(value: Interval | None, *, signed: bool = True, places: int = 3) -> str:
     """`+0.034 [+0.010, +0.061]`; without the interval where there are too few runs for one."""
+    form = f"{'+' if signed else ''}.{places}f"
+    return _interval(value, lambda number: format(number, form))
+
+
+def percent_text(value: Interval | None) -> str:
+    """`+3.4 % [+1.0 %, +6.1 %]` of an interval of shares."""
+    return _interval(value, lambda number: f"{100 * number:+.1f} %")
+
+
+def _interval(value: Interval | None, text: Callable[[float], str]) -> str:
     if value is None:
         return MISSING
-    sign = "+" if signed else ""
     if value.low is None or value.high is None:
-        return f"{value.estimate:{sign}.3f}"
-    return f"{value.estimate:{sign}.3f} [{value.low:{sign}.3f}, {value.high:{sign}.3f}]"
+        return text(value.estimate)
+    return f"{text(value.estimate)} [{text(value.low)}, {text(value.high)}]"
 
 
 def number_text(value: float | None) -> str:

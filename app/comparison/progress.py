@@ -7,6 +7,7 @@ from types import TracebackType
 
 from app.comparison.estimate import Estimate, hours
 from app.comparison.grid import Cell
+from app.comparison.measures import places
 from app.comparison.worker import Outcome
 
 
@@ -44,7 +45,7 @@ class Progress:
     def ended(self, cell: Cell, outcome: Outcome, cost: Estimate) -> None:
         """A cell ended."""
         value = outcome.metrics.get(self._metric)
-        what = f"{self._metric} {value:.3f}" if value is not None else "no metric"
+        what = f"{self._metric} {value:.{places(self._metric, [value])}f}" if value is not None else "no metric"
         text = what if outcome.status == "ok" else f"FAILED: {outcome.error}"
         line = f"{cell.row}, fold {cell.fold}, seed {cell.seed}: {text} ({hours(outcome.wall_seconds)})"
         self._bar.clear()

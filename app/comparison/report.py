@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from app.comparison.baselines import COPY_LAST, disagreements, is_baseline, with_baselines
 from app.comparison.formats import (
     MISSING,
     interval_text,
@@ -12,9 +13,13 @@ from app.comparison.formats import (
     mean_text,
     number_text,
     numbers,
+    percent_text,
     plain_table,
 )
 from app.comparison.grid import is_reporting
+from app.comparison.horizons import frame_tables
+from app.comparison.measures import heading as metric_heading
+from app.comparison.measures import places as decimals
 from app.comparison.overrides import flatten
 from app.comparison.spec import Comparison, Row
 from app.comparison.statistics import FALL_BACK, mean_std
@@ -38,20 +43,29 @@ TERMINAL_COSTS = (
 )
 UNIT_TABLES = (("alignment/", "Alignment with the exact gradient"), ("weight_change/", "Relative weight change"))
 MARK = " †"
+FRAME_NOTES = (
+    "Horizons k count from the newest frame that can have reached the output, whatever the network's Lmin (hops of the "
+    "shortest path), so no row has seen a target; all rows are scored on the same frames, predictions cut to [0, 1].",
+    f"{COPY_LAST}: that newest frame again. mean_last: the mean of the last four frames up to and with it. Every run "
+    "scores both on its own frames; rows of a fold and seed must agree on them.",
+    "Differences in %: the mean paired difference divided by the mean of what it is compared with, drawn together.",
+)
 
 
 def markdown(comparison: Comparison, header: Mapping[str, Any], records: Records) -> str:
     """The whole of results.md."""
     valid = current(comparison, records)
-    rows = summarise(comparison, valid)
+    shown = with_baselines(valid)
+    rows = summarise(comparison, shown)
     sections = [
         f"# {comparison.name}\n\n{comparison.intent}\n",
         _provenance(comparison, header, valid),
         "## Results\n",
         _main_table(comparison, rows, _parallel(valid), _has_tuning_runs(comparison, valid)),
         _notes(comparison, rows, _parallel(valid)),
-        _claims(comparison, claims(comparison, valid)),
-        _fold_table(comparison, valid, rows),
+        _claims(comparison, claims(comparison, shown)),
+        *frame_tables(comparison, shown, [row.name for row in rows]),
+        _fold_table(comparison, shown, rows),
         *(_unit_table(rows, prefix, title) for prefix, title in UNIT_TABLES),
         _settings_table(comparison),
         _left_out(comparison, records, valid),
@@ -63,21 +77,27 @@ def terminal(comparison: Comparison, records: Records) -> str:
     """The main columns as plain text, to fit a terminal, and below them what was tested on."""
     valid = current(comparison, records)
     split = _has_tuning_runs(comparison, valid)
-    columns = ["row", "runs", "top-1", *(["top-1 all"] if split else []), "minus control", "verdict", "gap"]
+    rows = summarise(comparison, with_baselines(valid))
+    places, frames = _places(comparison, rows), comparison.predicts_frames
+    score = metric_heading(comparison.metric)
+    columns = ["row", "runs", score, *([f"{score} all"] if split else []), "minus control", "verdict"]
+    columns += ["against copy_last"] if frames else []
     lines = [
         [
             row.name,
             str(row.runs),
-            mean_text(row.reported),
-            *([mean_text(row.overall)] if split else []),
-            interval_text(row.difference),
+            mean_text(row.reported, places),
+            *([mean_text(row.overall, places)] if split else []),
+            percent_text(row.relative) if frames else interval_text(row.difference, places=places),
             row.verdict,
+            *([percent_text(row.to_copy)] if frames else []),
             _gap(comparison, row, short=True),
             *(number_text(row.costs.get(metric)) for metric, _ in TERMINAL_COSTS),
         ]
-        for row in summarise(comparison, valid)
+        for row in rows
     ]
-    below = [*tested_on(valid), *(f"Warning, not the same test: {sentence}" for sentence in mixtures(valid))]
+    columns += ["gap"]
+    below = [*tested_on(valid), *(f"Warning, not the same test: {sentence}" for sentence in _mixtures(valid))]
     return "\n".join([plain_table(columns + [heading for _, heading in TERMINAL_COSTS], lines), *below])
 
 
@@ -101,40 +121,56 @@ def _provenance(comparison: Comparison, header: Mapping[str, Any], records: Reco
             f"{seconds / 3600:.2f} core-hours",
             f"- Reported: {reporting}",
             *(f"- {line}" for line in tested_on(records)),
-            *(f"- **Not the same test**: {sentence}" for sentence in mixtures(records)),
+            *(f"- **Not the same test**: {sentence}" for sentence in _mixtures(records)),
             f"- Settings: {header.get('tuning') or 'as the file gives them'}",
             "",
         ]
     )
 
 
+def _mixtures(records: Records) -> list[str]:
+    return [*mixtures(records), *disagreements(records)]
+
+
+def _places(comparison: Comparison, rows: list[RowSummary]) -> int:
+    means = (value.mean for row in rows for value in (row.reported, row.overall) if value)
+    return decimals(comparison.metric, means)
+
+
 def _main_table(comparison: Comparison, rows: list[RowSummary], jobs: int, split: bool) -> str:
-    top1 = comparison.metric.rsplit("/", 1)[-1].replace("top1", "top-1")
-    headings = ["row", "rule", "wiring", "network", "runs (folds x seeds)"]
-    headings += [f"{top1}, reported" if split else top1] + ([f"{top1}, all"] if split else [])
-    headings += [f"minus {_control(comparison)} [95 %]", "verdict", "gap recovered [95 %]", "unstable"]
+    score, frames = metric_heading(comparison.metric, comparison.better), comparison.predicts_frames
+    headings = ["row", "rule", "wiring", "network", *(["Lmin"] if frames else []), "runs (folds x seeds)"]
+    headings += [f"{score}, reported" if split else score] + ([f"{score}, all"] if split else [])
+    headings += [f"minus {_control(comparison)} [95 %]", *(["the same in %"] if frames else []), "verdict"]
+    headings += ["against copy_last in % [95 %]", "beside copy_last"] if frames else []
+    headings += ["gap recovered [95 %]", "unstable"]
     headings += [heading + (MARK if disturbed and jobs > 1 else "") for _, heading, disturbed in COSTS]
-    return markdown_table(headings, [_main_row(comparison, row, split) for row in rows])
+    places = _places(comparison, rows)
+    return markdown_table(headings, [_main_row(comparison, row, split, places) for row in rows])
 
 
-def _main_row(comparison: Comparison, row: RowSummary, split: bool) -> list[str]:
+def _main_row(comparison: Comparison, row: RowSummary, split: bool, places: int) -> list[str]:
+    frames = comparison.predicts_frames
     return [
         row.name,
         *(str(row.facts[key]) for key in ("rule", "wiring", "network")),
+        *([row.lmin or MISSING] if frames else []),
         f"{row.runs} ({row.folds} x {row.seeds})",
-        mean_text(row.reported),
-        *([mean_text(row.overall)] if split else []),
-        interval_text(row.difference),
+        mean_text(row.reported, places),
+        *([mean_text(row.overall, places)] if split else []),
+        interval_text(row.difference, places=places),
+        *([percent_text(row.relative)] if frames else []),
         row.verdict,
+        *([percent_text(row.to_copy), row.copy_verdict or MISSING] if frames else []),
         _gap(comparison, row),
-        f"{100 * row.unstable:.0f} %",
+        MISSING if row.unstable is None else f"{100 * row.unstable:.0f} %",
         *(number_text(row.costs.get(metric)) for metric, _, _ in COSTS),
     ]
 
 
 def _gap(comparison: Comparison, row: RowSummary, *, short: bool = False) -> str:
     ends = partner(row.name, comparison.frozen), partner(row.name, comparison.exact)
-    if None in ends or row.name in ends:
+    if None in ends or row.name in ends or is_baseline(row.name):
         return MISSING
     if row.gap is None:
         return "not defined"
@@ -158,13 +194,15 @@ def _notes(comparison: Comparison, rows: list[RowSummary], jobs: int) -> str:
             f"Gap recovered: (row - {comparison.frozen}) / ({comparison.exact} - {comparison.frozen}) on shared pairs; "
             f"not defined where {comparison.exact} does not clearly beat {comparison.frozen}."
         )
+    if comparison.predicts_frames:
+        lines += FRAME_NOTES
     lines.append(
         "Costs are medians over runs; peak: the largest, of the whole process with its libraries (GPU: of the device); "
         "tick: one frame, batch 1, inference."
     )
     lines.append(
         f"unstable: share of runs that diverged (a loss is not finite{_loss_limit(comparison)}) or fell back (the last "
-        f"val/top1 is more than {FALL_BACK:g} below the run's best). Failed cells are in no number."
+        f"{_fall(comparison)} the run's best). Failed cells are in no number."
     )
     if jobs > 1:
         lines.append(f"†: measured while {jobs} runs shared the machine; compare within this table alone.")
@@ -175,6 +213,12 @@ def _control(comparison: Comparison) -> str:
     return f"{comparison.control} of the same variant" if comparison.variants else comparison.control
 
 
+def _fall(comparison: Comparison) -> str:
+    if comparison.predicts_frames:
+        return f"val/mse is more than {100 * FALL_BACK:g} % above"
+    return f"val/top1 is more than {FALL_BACK:g} below"
+
+
 def _loss_limit(comparison: Comparison) -> str:
     return "" if comparison.diverged_above is None else f", or test/loss above {comparison.diverged_above:g}"
 
@@ -183,10 +227,16 @@ def _claims(comparison: Comparison, answers: list[Claim]) -> str:
     if not answers:
         return ""
     rows = [
-        [answer.bound.sentence(comparison.metric), interval_text(answer.interval, signed=False), answer.answer]
-        for answer in answers
+        [answer.bound.sentence(comparison.metric), _claim_text(comparison, answer), answer.answer] for answer in answers
     ]
     return "## Claims\n\n" + markdown_table(["claim", "value [95 %]", "answer"], rows)
+
+
+def _claim_text(comparison: Comparison, claim: Claim) -> str:
+    if claim.bound.relative:
+        return percent_text(claim.interval)
+    sizes = [claim.interval.estimate] if claim.interval else []
+    return interval_text(claim.interval, signed=False, places=decimals(claim.bound.metric or comparison.metric, sizes))
 
 
 def _fold_table(comparison: Comparison, records: Records, rows: list[RowSummary]) -> str:
@@ -203,10 +253,11 @@ def _fold_table(comparison: Comparison, records: Records, rows: list[RowSummary]
         return f"{word} {value}" + (" (tuning)" if value in chosen_on else "")
 
     lines = []
+    places = _places(comparison, rows)
     for row in rows:
         values = row_values(comparison, records, row.name, reporting=False)
         groups = [{pair: v for pair, v in values.items() if pair[0 if by_fold else 1] == c} for c in columns]
-        lines.append([row.name, *(f"{mean_std(group).mean:.3f}" if group else MISSING for group in groups)])
+        lines.append([row.name, *(f"{mean_std(group).mean:.{places}f}" if group else MISSING for group in groups)])
     title = "## Per fold (mean over seeds)" if by_fold else "## Per seed"
     return f"{title}\n\n" + markdown_table(["row", *(heading(column) for column in columns)], lines)
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from app.comparison.baselines import BASELINES, is_baseline
 from app.comparison.bounds import Bound, read_bounds
-from app.comparison.overrides import apply_overrides, check_experiment, expand, nearest
+from app.comparison.measures import check_sense
+from app.comparison.overrides import apply_overrides, check_experiment, expand, get, nearest
 from app.comparison.trials import check_tune
 from app.comparison.variants import expand_rows, partner, scaled
 from app.comparison.yaml_file import read_yaml
@@ -38,7 +40,8 @@ class Comparison:
     """A checked comparison.
 
     Results are the mean over the folds outside `tuning_folds` (or, where that is empty, the seeds outside
-    `tuning_seeds`). `folds` is None for data without folds: then `fold_key` is not set and the fold is 0.
+    `tuning_seeds`). `folds` is None for data without folds: then `fold_key` is not set and the fold is 0. `better`
+    says whether more or less of `metric` (and `tune_metric`, by default the same) is wanted: higher or lower.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Comparison:
     tuning_folds: tuple[int, ...] = ()
     tuning_seeds: tuple[int, ...] = ()
     metric: str = "test/top1"
+    better: str = "higher"
     bounds: tuple[Bound, ...] = ()
     fold_key: str = "data.init_args.fold"
     seed_keys: tuple[str, ...] = ("seed_everything", "data.init_args.seed")
@@ -74,6 +78,12 @@ class Comparison:
     def row_names(self) -> list[str]:
         """Names of the rows, in the order of the file."""
         return [row.name for row in self.rows]
+
+    @property
+    def predicts_frames(self) -> bool:
+        """Whether the task is future frames, whose tables have horizons, baselines and each network's Lmin."""
+        configs = (self.row_config(row) for row in self.rows)
+        return any(str(get(config, "model.class_path")).rsplit(".", 1)[-1] == "FutureFrames" for config in configs)
 
     def row_config(self, row: Row) -> dict[str, Any]:
         """The fit configuration of a row, before fold and seed are set."""
@@ -118,7 +128,9 @@ def read_comparison(content: Mapping[str, Any], folder: Path = Path()) -> Compar
     values["rows"] = expand_rows(rows, values["variants"])
     values["experiment"] = _read_experiment(content["experiment"], folder)
     values["overrides"] = expand(content.get("overrides") or {})
-    values["bounds"] = read_bounds(_list(content.get("bounds", []), "bounds"))
+    values["metric"] = content.get("metric") or Comparison.metric
+    values["tune_metric"] = content.get("tune_metric") or values["metric"]
+    values["bounds"] = read_bounds(_list(content.get("bounds", []), "bounds"), values["metric"])
     values["seed_keys"] = tuple(_list(content.get("seed_keys", list(Comparison.seed_keys)), "seed_keys"))
     for key in ("folds", "seeds", "tuning_folds", "tuning_seeds"):
         if content.get(key) is not None:
@@ -164,10 +176,16 @@ def _check(comparison: Comparison) -> None:
         for name in (partner(row, getattr(comparison, key)) for row in names):
             if name is not None and name not in names:
                 raise ValueError(f"{key}: no row {name!r}; {nearest(name, names)}")
+    taken = [name for name in names if is_baseline(name)]
+    if taken:
+        raise ValueError(f"row name {taken[0]!r} is a baseline's, which every run scores itself; choose another")
+    for key in ("metric", "tune_metric"):
+        check_sense(key, getattr(comparison, key), comparison.better)
+    baselines = {str(partner(row, name)) for row in names for name in BASELINES} if comparison.predicts_frames else ()
     for bound in comparison.bounds:
-        for name in filter(None, (bound.row, bound.versus)):
-            if name not in names:
-                raise ValueError(f"bounds: no row {name!r}; {nearest(name, names)}")
+        for name, valid in ((bound.row, names), (bound.versus, [*names, *baselines])):
+            if name is not None and name not in valid:
+                raise ValueError(f"bounds: no row {name!r}; {nearest(name, valid)}")
     if comparison.folds is None and (comparison.tuning_folds or any(row.folds for row in comparison.rows)):
         raise ValueError("tuning_folds or a row's folds are given, but the comparison has no folds; add folds: [...]")
     _check_restrictions(comparison)

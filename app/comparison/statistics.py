@@ -80,6 +80,18 @@ def paired_difference(row: Values, control: Values, *, seed: int = 0, resamples:
     return mean_interval({pair: row[pair] - control[pair] for pair in shared}, seed=seed, resamples=resamples)
 
 
+def relative_difference(row: Values, versus: Values, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval | None:
+    """(row - versus) / versus, each a mean over the (fold, seed) pairs that both have: 0.05 is 5 % more.
+
+    The bootstrap draws both rows together. None without any pair, and where a value of `versus` is not positive.
+    """
+    shared = sorted(set(row) & set(versus))
+    if not shared or min(versus[pair] for pair in shared) <= 0:
+        return None
+    table = np.array([[row[pair], versus[pair]] for pair in shared])
+    return _interval(shared, table, lambda means: means[..., 0] / means[..., 1] - 1.0, seed, resamples)
+
+
 def mean_interval(values: Values, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
     """Mean of the fold means with its interval."""
     table = np.array([[values[pair]] for pair in sorted(values)])
@@ -143,8 +155,8 @@ def holds(interval: Interval | None, *, at_least: float | None = None, at_most: 
 
 
 def has_diverged(metrics: Mapping[str, float | None], *, loss_above: float | None = None) -> bool:
-    """Whether a run diverged: a loss or accuracy is not finite (None stands for it), or test/loss is above a limit."""
-    watched = [metrics[name] for name in ("train/loss", "test/loss", "test/top1") if name in metrics]
+    """Whether a run diverged: a loss or score is not finite (None stands for it), or test/loss is above a limit."""
+    watched = [metrics[name] for name in ("train/loss", "test/loss", "test/top1", "test/mse") if name in metrics]
     if any(value is None or not math.isfinite(value) for value in watched):
         return True
     loss = metrics.get("test/loss")
@@ -152,9 +164,15 @@ def has_diverged(metrics: Mapping[str, float | None], *, loss_above: float | Non
 
 
 def has_fallen_back(metrics: Mapping[str, float | None], *, drop: float = FALL_BACK) -> bool:
-    """Whether the last val/top1 is more than `drop` below the best one of the run (val/top1_max, where logged)."""
+    """Whether the last validation is worse than the best one of the run, where both are logged.
+
+    val/top1 by more than `drop` below val/top1_max, or val/mse by more than the share `drop` above val/mse_min.
+    """
     best, last = metrics.get("val/top1_max"), metrics.get("val/top1")
-    return best is not None and last is not None and best - last > drop
+    if best is not None and last is not None:
+        return best - last > drop
+    least, last = metrics.get("val/mse_min"), metrics.get("val/mse")
+    return least is not None and last is not None and last > (1 + drop) * least
 
 
 def share(flags: list[bool]) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from app.comparison.baselines import COPY_LAST, baseline_names, is_baseline
 from app.comparison.bounds import GAP_RECOVERED, Bound
 from app.comparison.grid import CellKey, is_reporting, make_cell
 from app.comparison.spec import Comparison
@@ -21,6 +22,7 @@ from app.comparison.statistics import (
     mean_interval,
     mean_std,
     paired_difference,
+    relative_difference,
     share,
     verdict,
 )
@@ -31,10 +33,12 @@ Records = Mapping[CellKey, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class RowSummary:
-    """What the table says of one row; None where it has no such value.
+    """What the table says of one row, or of a baseline; None where it has no such value.
 
     `reported` and `difference`, `gap` are over the reporting folds; `overall` over all. `costs` are medians over the
-    runs (`memory/peak_mib`: the largest). `unstable` is the share of runs that diverged or fell back.
+    runs (`memory/peak_mib`: the largest). `unstable` is the share of runs that diverged or fell back, None for a
+    baseline. Of predicted frames alone: `lmin`, `relative` (the difference as a share of the control) and `to_copy`
+    (the same against copying the newest frame) with `copy_verdict`.
     """
 
     name: str
@@ -47,9 +51,13 @@ class RowSummary:
     difference: Interval | None
     verdict: str
     gap: Interval | None
-    unstable: float
+    unstable: float | None
     costs: Mapping[str, float]
     units: Mapping[str, float]
+    lmin: str = ""
+    relative: Interval | None = None
+    to_copy: Interval | None = None
+    copy_verdict: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,8 +80,9 @@ def current(comparison: Comparison, records: Records) -> dict[CellKey, Mapping[s
 
 
 def summarise(comparison: Comparison, records: Records) -> list[RowSummary]:
-    """A summary for each row that has a finished run, in the file's order."""
-    summaries = (_summarise_row(comparison, records, name) for name in comparison.row_names)
+    """A summary for each row that has a finished run, in the file's order, and for the baselines below them."""
+    names = [*comparison.row_names, *baseline_names(records)]
+    summaries = (_summarise_row(comparison, records, name) for name in names)
     return [summary for summary in summaries if summary is not None]
 
 
@@ -100,7 +109,9 @@ def row_values(
 def row_gap(comparison: Comparison, records: Records, row: str) -> Interval | None:
     """The gap a row recovers between the comparison's frozen and exact rows; None where not defined."""
     names = (row, partner(row, comparison.frozen), partner(row, comparison.exact))
-    return gap_recovered(*(row_values(comparison, records, name, reporting=True) for name in names))
+    values = [row_values(comparison, records, name, reporting=True) for name in names]
+    sign = -1 if comparison.better == "lower" else 1  # the gap must be one that exact wins
+    return gap_recovered(*({pair: sign * value for pair, value in row.items()} for row in values))
 
 
 def _summarise_row(comparison: Comparison, records: Records, name: str) -> RowSummary | None:
@@ -113,6 +124,8 @@ def _summarise_row(comparison: Comparison, records: Records, name: str) -> RowSu
     against = partner(name, comparison.control)
     control = row_values(comparison, records, against, reporting=True)
     difference = None if name == against else paired_difference(reported, control)
+    copied = partner(name, COPY_LAST)
+    to_copy = None if name == copied else _versus(comparison, records, name, copied)
     metrics = [record["metrics"] for record in finished]
     return RowSummary(
         name=name,
@@ -123,12 +136,30 @@ def _summarise_row(comparison: Comparison, records: Records, name: str) -> RowSu
         reported=mean_std(reported) if reported else None,
         overall=mean_std(overall) if overall else None,
         difference=difference,
-        verdict="control" if name == against else verdict(difference),
+        verdict="control" if name == against else _word(comparison, difference),
         gap=row_gap(comparison, records, name),
-        unstable=share([_unstable(comparison, values) for values in metrics]),
+        unstable=None if is_baseline(name) else share([_unstable(comparison, values) for values in metrics]),
         costs=_costs(metrics),
         units=_means(metrics, ("alignment/", "grad_norm/", "weight_change/")),
+        lmin=", ".join(sorted({record["lmin"] for record in finished if "lmin" in record})),
+        relative=None if name == against else relative_difference(reported, control),
+        to_copy=to_copy,
+        copy_verdict="" if name == copied else _word(comparison, to_copy),
     )
+
+
+def _word(comparison: Comparison, difference: Interval | None) -> str:
+    """The verdict in words; where less is better, "below" would read as worse."""
+    answer = verdict(difference)
+    return {"below": "better", "above": "worse"}.get(answer, answer) if comparison.better == "lower" else answer
+
+
+def _versus(
+    comparison: Comparison, records: Records, row: str, versus: str | None, metric: str | None = None
+) -> Interval | None:
+    """The paired difference of two rows as a share of the second's, on the reporting folds."""
+    values = (row_values(comparison, records, name, reporting=True, metric=metric) for name in (row, versus))
+    return relative_difference(*values)
 
 
 def _unstable(comparison: Comparison, metrics: Mapping[str, Any]) -> bool:
@@ -140,7 +171,9 @@ def _claim(comparison: Comparison, records: Records, bound: Bound) -> Claim:
         interval = row_gap(comparison, records, bound.row)
     else:
         values = row_values(comparison, records, bound.row, reporting=True, metric=bound.metric)
-        if bound.versus:
+        if bound.relative:
+            interval = _versus(comparison, records, bound.row, bound.versus, bound.metric)
+        elif bound.versus:
             versus = row_values(comparison, records, bound.versus, reporting=True, metric=bound.metric)
             interval = paired_difference(values, versus)
         else:

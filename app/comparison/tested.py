@@ -15,6 +15,7 @@ from typing import Any
 from app.comparison.formats import numbers
 
 FACTS = ("views", "id_hash", "data_found", "data_expected")  # of a run's layout, in a record where they are known
+OF_THE_TASK = ("lmin", "horizon")  # of predicted frames: what the network has seen, how far it looks ahead
 UNKNOWN = "not stated"
 _DIGITS = 8
 
@@ -24,7 +25,8 @@ Records = Mapping[tuple[str, int, int], Record]
 
 def facts(layout: Mapping[str, str]) -> dict[str, str]:
     """Return what of a run's layout its record keeps."""
-    return {name: layout[name] for name in FACTS if layout.get(name)}
+    kept = (*FACTS, *OF_THE_TASK) if layout.get("horizon") else FACTS
+    return {name: layout[name] for name in kept if layout.get(name)}
 
 
 def tested_on(records: Records) -> list[str]:

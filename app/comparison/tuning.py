@@ -1,8 +1,8 @@
 """`compare --tune`: choose every row's settings by the same number of trials, on the tuning folds or seeds alone.
 
 The trials are a comparison of their own, NAME-tuning: one row a trial, kept in tuning.json and resumed like any other.
-The best trial of a row (highest mean of `tune_metric`, then lowest test/loss, then first in the grid) becomes part of
-its overrides, and the choice is written beside the trials.
+The best trial of a row (best mean of `tune_metric`, the lowest where `better` is lower, then lowest test/loss, then
+first in the grid) becomes part of its overrides, and the choice is written beside the trials.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from app.comparison.execute import Settings, execute, failed
 from app.comparison.formats import numbers
 from app.comparison.grid import Cell, build_grid
+from app.comparison.measures import places
 from app.comparison.overrides import apply_overrides
 from app.comparison.spec import Comparison, Row
 from app.comparison.statistics import mean_std
@@ -91,7 +92,8 @@ def tune(
     for name, choice in choices.items():
         best = choice["trials"][choice["trial"] - 1]
         words = ", ".join(f"{key}={value}" for key, value in choice["overrides"].items())
-        print(f"{name}: {words} ({comparison.tune_metric} {best['score']:.3f}, trial {choice['trial']})")
+        score = f"{best['score']:.{places(comparison.tune_metric, [best['score']])}f}"
+        print(f"{name}: {words} ({comparison.tune_metric} {score}, trial {choice['trial']})")
     if bad:
         print(f"{len(bad)} of {len(cells)} trial runs failed; their trials were chosen by what is left")
     spent = sum(float(store.records[cell.key]["cpu_seconds"]) for cell in cells)
@@ -125,7 +127,8 @@ def choose(comparison: Comparison, trials: Comparison, store: Store, name: str) 
         raise ValueError(
             f"--tune: every trial of row {name!r} failed or diverged; read the logs, mend its grid, run again"
         )
-    best = max(ranked, key=lambda index: (scored[index][0], -scored[index][1], -index))
+    sign = -1 if comparison.better == "lower" else 1
+    best = max(ranked, key=lambda index: (sign * (scored[index][0] or 0.0), -scored[index][1], -index))
     return {
         "trial": best + 1,
         "overrides": settings[best],

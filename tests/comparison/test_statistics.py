@@ -15,6 +15,7 @@ from app.comparison.statistics import (
     mean_interval,
     mean_std,
     paired_difference,
+    relative_difference,
     share,
     verdict,
 )
@@ -185,3 +186,20 @@ def test_falling_back():
     assert has_fallen_back({"val/top1": 0.80, "val/top1_max": 1.0})
     assert not has_fallen_back({"val/top1": 0.95, "val/top1_max": 1.0})
     assert not has_fallen_back({"val/top1": 0.1})
+
+
+def test_relative_difference_is_a_ratio_of_paired_means():
+    # row - versus: 0.1, 0.0, 0.2 (mean 0.1); versus: mean 1.0. Resampled: all from fold 1 gives 0, all from fold 2 0.4.
+    versus = {(0, 0): 1.0, (1, 0): 1.5, (2, 0): 0.5, (9, 0): 100.0}
+    row = {(0, 0): 1.1, (1, 0): 1.5, (2, 0): 0.7}
+    ratio = relative_difference(row, versus)
+    assert ratio is not None
+    assert (ratio.estimate, ratio.low, ratio.high) == pytest.approx((0.1, 0.0, 0.4))
+    assert relative_difference(row, {(0, 0): 0.0}) is None
+    assert relative_difference(row, {(7, 0): 1.0}) is None
+
+
+def test_a_rising_error_is_falling_back_too():
+    assert has_fallen_back({"val/mse": 0.012, "val/mse_min": 0.010})
+    assert not has_fallen_back({"val/mse": 0.0105, "val/mse_min": 0.010})
+    assert has_diverged({"test/mse": None})
