@@ -14,6 +14,7 @@ from importlib import import_module
 
 import streamlit as st
 
+from dashboard import links
 from dashboard.runs import tracking_uri
 
 # Streamlit's wide layout leaves 5 to 6 rem empty around the page; the table needs the width on a small laptop.
@@ -21,12 +22,12 @@ STYLE = (
     ".stMainBlockContainer {padding: 4rem 2.5rem 3rem} "
     "@media (max-width: 640px) {.stMainBlockContainer {padding: 4rem 1rem 3rem}}"
 )
-PAGES = {  # module in dashboard/pages and address: title, icon
-    "compare": ("Compare", "table_chart"),
-    "cost": ("Accuracy against cost", "scatter_plot"),
-    "frames": ("Predicted frames", "animated_images"),
-    "learning": ("Learning", "show_chart"),
-    "run": ("Run", "article"),
+PAGES = {  # module in dashboard/pages and address: title. No icons: a browser would fetch them from Google
+    "compare": "Compare",
+    "cost": "Accuracy against cost",
+    "frames": "Predicted frames",
+    "learning": "Learning",
+    "run": "Run",
 }
 
 
@@ -35,10 +36,11 @@ def main() -> None:
     st.set_page_config(page_title="skip-sideways", layout="wide")
     st.html(f"<style>{STYLE}</style>")
     pages = [
-        st.Page(opener(name), title=title, icon=f":material/{icon}:", url_path=name, default=name == "compare")
-        for name, (title, icon) in PAGES.items()
+        st.Page(opener(name), title=title, url_path=name, default=name == "compare") for name, title in PAGES.items()
     ]
-    st.navigation(pages, position="top").run()
+    page = st.navigation(pages, position="top")
+    with links.written():
+        page.run()
 
 
 def opener(name: str) -> Callable[[], None]:

@@ -1,0 +1,156 @@
+"""Every choice on every page is in the address, so that an address is a link to the view, and is restored from it.
+
+    address --(first run, Back, a link)--> widget --(click)--> address
+                                             |
+                                             +--> kept for the session: the next page opens with the same choice
+
+Also what is merely the default is written, since a default such as "the newest data set" is another one tomorrow.
+Values that no longer exist are dropped. Use these in place of Streamlit's widgets; a key means the same on every page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+from urllib.parse import urlencode
+
+import streamlit as st
+
+Option = TypeVar("Option", str, int, float)
+_KEPT = "links kept"  # in the session; key: the texts that the address has, or will have at the end of this run
+_DRAWN = "links drawn"  # in the session: the keys of the page so far
+
+
+def choose(
+    label: str,
+    options: Mapping[str, str] | Sequence[Option],
+    key: str,
+    *,
+    default: Option | None = None,
+    resets: Sequence[str] = (),
+    **settings: Any,
+) -> Any:
+    """Draw a box of one choice and return its value.
+
+    Args:
+        label: what a person and a screen reader read above it.
+        options: values, or values with the titles to show; at least one.
+        key: the query parameter and the widget's key.
+        default: the value without an address; the first option where not given.
+        resets: keys drawn below whose choices mean nothing once this one changes.
+        settings: further arguments of `st.selectbox`.
+    """
+    values = list(options)
+    first = default if default in values else values[0]
+    _seed(key, values, [first], single=True)
+    if isinstance(options, Mapping):
+        settings["format_func"] = lambda value: str(options.get(value, value))
+    value = st.selectbox(label, values, key=key, **settings)
+    _remember(key, [value], resets)
+    return value
+
+
+def choose_many(
+    label: str,
+    options: Mapping[str, str] | Sequence[Option],
+    key: str,
+    *,
+    default: Sequence[Option] = (),
+    **settings: Any,
+) -> list[Any]:
+    """Draw a box of any number of choices and return their values; `settings` go to `st.multiselect`."""
+    values = list(options)
+    _seed(key, values, [value for value in default if value in values], single=False)
+    if isinstance(options, Mapping):
+        settings["format_func"] = lambda value: str(options.get(value, value))
+    chosen = st.multiselect(label, values, key=key, **settings)
+    _remember(key, chosen)
+    return chosen
+
+
+def slide(label: str, options: Sequence[Option], key: str, *, default: Option | None = None, **settings: Any) -> Any:
+    """Draw a slider over `options` (at least two) and return the value; `settings` go to `st.select_slider`."""
+    values = list(options)
+    _seed(key, values, [default if default in values else values[0]], single=True)
+    value = st.select_slider(label, values, key=key, **settings)
+    _remember(key, [value])
+    return value
+
+
+def switch(label: str, key: str, *, default: bool = False, **settings: Any) -> bool:
+    """Draw a switch and return whether it is on; `settings` go to `st.toggle`."""
+    _seed(key, [False, True], [default], single=True, read={"off": False, "on": True})
+    value = st.toggle(label, key=key, **settings)
+    _remember(key, ["on" if value else "off"])
+    return value
+
+
+def asked(key: str) -> list[str]:
+    """Return what the address asks for under `key` (empty: nothing), before any widget has drawn it."""
+    return list(st.query_params.get_all(key)) or list(_kept().get(key, []))
+
+
+def address(page: str, **parameters: str | Sequence[str]) -> str:
+    """Return the address of a page of the dashboard with these choices, relative to its root."""
+    path = "" if page == "compare" else page
+    return f"/{path}?{urlencode(parameters, doseq=True)}" if parameters else f"/{path}"
+
+
+@contextmanager
+def written() -> Iterator[None]:
+    """Bring the address up to date with what a page draws inside, in one step: one entry in the browser's history."""
+    st.session_state[_DRAWN] = set()
+    try:
+        yield
+    finally:  # a page that ends early by `st.stop()` is a link too
+        drawn = st.session_state[_DRAWN]
+        wanted = {key: texts for key, texts in _kept().items() if key in drawn and texts}
+        if any(list(st.query_params.get_all(key)) != texts for key, texts in wanted.items()):
+            st.query_params.update(wanted)
+        for key in sorted(drawn - set(wanted)):
+            if key in st.query_params:
+                del st.query_params[key]
+
+
+def _kept() -> dict[str, list[str]]:
+    return st.session_state.setdefault(_KEPT, {})
+
+
+def _seed(
+    key: str, values: list[Any], default: list[Any], *, single: bool, read: Mapping[str, Any] | None = None
+) -> None:
+    """Put the value into the session before its widget is drawn: from the address, the last page or the default."""
+    by_text = dict(read) if read else {str(value): value for value in values}
+    given, kept = list(st.query_params.get_all(key)), _kept().get(key)
+    moved = bool(given) and given != kept  # by Back, by hand, or this is the first run
+    if key in st.session_state and not moved:
+        present = st.session_state[key]
+        if all(value in values for value in ([present] if single else present)):
+            return
+    for texts in (given, kept or []):
+        found = [by_text[text] for text in texts if text in by_text]
+        if found:
+            st.session_state[key] = found[0] if single else found
+            return
+    st.session_state[key] = default[0] if single else default
+
+
+def _remember(key: str, chosen: Sequence[Any], resets: Sequence[str] = ()) -> None:
+    texts = [str(value) for value in chosen]
+    st.session_state.setdefault(_DRAWN, set()).add(key)
+    before = _kept().get(key)
+    if before == texts:
+        return
+    _kept()[key] = texts
+    if before is None or list(st.query_params.get_all(key)) == texts:
+        return  # the first time, when `written` puts it in the address with the others; or the address moved first
+    for other in resets:
+        _kept().pop(other, None)
+        st.session_state.pop(other, None)
+        if other in st.query_params:
+            del st.query_params[other]
+    if texts:
+        st.query_params[key] = texts  # at once, so that a click inside a fragment reaches the address too
+    elif key in st.query_params:
+        del st.query_params[key]
