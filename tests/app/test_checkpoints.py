@@ -41,7 +41,7 @@ def test_everything_in_it_is_plain(there):
     content = checkpoint(there.parents[2])  # loads with weights_only=True
     assert {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "skip_sideways"} <= content.keys()
     assert content["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]["batches"] == 10
-    assert content["action_recognition"]["frames_seen"] == 10 * 4 * 10
+    assert content["video_task"]["frames_seen"] == 10 * 4 * 10
     assert content["callbacks"]["RandomState"].keys() == {"torch", "cuda", "numpy", "python"}
     assert content["skip_sideways"]["identity"]["network"] == "small_cnn"
 

@@ -62,7 +62,7 @@ def test_killed_and_continued_equals_uninterrupted(uninterrupted, tmp_path, mlfl
     finish(launch([*ARGV, "--ckpt_path=last"], tmp_path))
 
     whole, continued = checkpoint(uninterrupted), checkpoint(tmp_path)
-    for part in ("state_dict", "optimizer_states", "lr_schedulers", "action_recognition"):
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "video_task"):
         assert differences(whole[part], continued[part]) == [], part
     assert differences(whole["callbacks"]["RandomState"], continued["callbacks"]["RandomState"]) == []
     assert whole["global_step"] == continued["global_step"] == 32

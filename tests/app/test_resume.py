@@ -55,7 +55,7 @@ def test_every_checkpoint_is_a_place_to_go_on_from(case, tmp_cwd, mlflow_store, 
     for place in places:
         fit(f"--ckpt_path={place}", **changes, checkpoint={"every_n_train_steps": 0})
         continued = checkpoint(tmp_cwd)
-        for part in ("state_dict", "optimizer_states", "lr_schedulers", "action_recognition"):
+        for part in ("state_dict", "optimizer_states", "lr_schedulers", "video_task"):
             assert differences(whole[part], continued[part]) == [], (place.name, part)
         assert continued["global_step"] == whole["global_step"]
         assert differences(whole["callbacks"]["RandomState"], continued["callbacks"]["RandomState"]) == []

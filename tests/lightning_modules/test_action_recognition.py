@@ -206,7 +206,7 @@ def test_continued_inside_an_accumulation(tmp_path):
     data = {"clips": 24}
     whole, _ = fitted(tmp_path, options, ToyData(**data), max_epochs=1)
     fitted(tmp_path, options, ToyData(**data), callbacks=[SaveAndStop(4, tmp_path / "mid.ckpt")], max_epochs=1)
-    assert torch.load(tmp_path / "mid.ckpt", weights_only=True)["action_recognition"]["gradients"]
+    assert torch.load(tmp_path / "mid.ckpt", weights_only=True)["video_task"]["gradients"]
     continued = model(**options)
     trainer(tmp_path, max_epochs=1).fit(continued, ToyData(**data), ckpt_path=tmp_path / "mid.ckpt", weights_only=True)
     assert same(weights(continued), weights(whole))
