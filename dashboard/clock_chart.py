@@ -30,7 +30,10 @@ STYLE = """<style>
 </style>"""
 
 
-class NoClock(ValueError):
+FACTS_STYLE = "<style>.facts dt {color: #595959; font-size: .85rem} .facts dd {margin: 0 0 .4rem}</style>"
+
+
+class NoClock(ValueError):  # noqa: N818 - reads as a sentence
     """A clock.json that does not say what the table needs."""
 
 
@@ -42,15 +45,13 @@ def clock_table(clock: Mapping[str, Any]) -> str:
         stages = [int(stage) for stage in clock.get("stage_of_unit") or [1] * depth]
         if not 1 <= depth <= MAX_UNITS or len(stages) != depth or any(len(tick) != depth for tick in ticks):
             raise ValueError("depth")
-        units = range(1, depth + 1)
-        rows = [_row(unit, "forward", [_forward(tick[unit - 1]) for tick in ticks], stages) for unit in units]
+        rows = [_row(i, "forward", [_forward(tick[i]) for tick in ticks], stages) for i in range(depth)]
         rows += [
-            _row(unit, "backward", [_text(tick[unit - 1]["backward"]) for tick in ticks], stages)
-            for unit in units[::-1]
+            _row(i, "backward", [_text(tick[i]["backward"]) for tick in ticks], stages) for i in reversed(range(depth))
         ]
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise NoClock(
-            f"clock.json does not hold the ticks of 1 to {MAX_UNITS} units, each with its frames ({type(error).__name__})."
+            f"clock.json does not hold the ticks of 1 to {MAX_UNITS} units and their frames ({type(error).__name__})."
         ) from error
     head = "".join(f'<th scope="col">{tick}</th>' for tick in range(1, len(ticks) + 1))
     return (
@@ -70,13 +71,13 @@ def _text(frame: object) -> str:
     return "" if frame is None else str(int(frame))  # type: ignore[call-overload]
 
 
-def _row(unit: int, way: str, cells: Sequence[str], stages: Sequence[int]) -> str:
-    stage = stages[unit - 1]
+def _row(index: int, way: str, cells: Sequence[str], stages: Sequence[int]) -> str:
+    stage = stages[index]
     several = f" · stage {stage}" if len(set(stages)) > 1 else ""
     shade = STAGE_SHADES[stage % len(STAGE_SHADES)] if several else STAGE_SHADES[0]
     kind = ' class="back"' if way == "backward" else ""
     return (
-        f'<tr style="background:{shade}"><th scope="row">unit {unit} {way}{several}</th>'
+        f'<tr style="background:{shade}"><th scope="row">unit {index + 1} {way}{several}</th>'
         + "".join(f"<td{kind}>{cell}</td>" for cell in cells)
         + "</tr>"
     )
@@ -108,4 +109,4 @@ def _flat(value: object) -> str:
 def shown_facts(clock: Mapping[str, Any]) -> str:
     """Return `facts` as an HTML description list."""
     lines = "".join(f"<dt>{escape(title)}</dt><dd>{escape(text)}</dd>" for title, text in facts(clock).items())
-    return f"<style>.facts dt{{color:#595959;font-size:.85rem}} .facts dd{{margin:0 0 .4rem}}</style><dl class='facts'>{lines}</dl>"
+    return f'{FACTS_STYLE}<dl class="facts">{lines}</dl>'

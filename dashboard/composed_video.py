@@ -13,11 +13,15 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dashboard.frame_strip import as_image, short
+
+if TYPE_CHECKING:
+    from av.video.stream import VideoStream
 
 TILE_PX = 144
 GAP_PX = 8
@@ -72,7 +76,7 @@ def _enlarged(frame_CHW: np.ndarray) -> Image.Image:
 
 def _two_lines(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
     """Return a name as at most two lines that fit a tile, the rest cut."""
-    left, lines = short(name), []
+    left, lines = short(name), list[str]()
     while left and len(lines) < 2:
         length = max((n for n in range(1, len(left) + 1) if font.getlength(left[:n]) <= TILE_PX), default=1)
         lines.append(left[:length])
@@ -111,7 +115,7 @@ def _mp4(frames: list[np.ndarray], fps: float, encoder: str) -> bytes:
 
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream(encoder, rate=Fraction(fps).limit_denominator(1000))
+        stream = cast("VideoStream", container.add_stream(encoder, rate=Fraction(fps).limit_denominator(1000)))
         stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], "yuv420p"
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))

@@ -19,7 +19,7 @@ DRAWN_CLASSES = 30
 _NUMBERED_CLASSES = 16
 
 
-class NoMatrix(ValueError):
+class NoMatrix(ValueError):  # noqa: N818 - reads as a sentence
     """A confusion.json that holds no square matrix of counts."""
 
 

@@ -26,7 +26,8 @@ STYLE = """<style>
 .frames {overflow-x: auto}
 .frames table {border-collapse: collapse; width: 100%; min-width: 340px; table-layout: fixed}
 .frames th, .frames td {padding: 2px; font-weight: 400; font-size: .85rem; border: 0; text-align: center}
-.frames th[scope=row] {width: 25%; max-width: 15rem; text-align: left; overflow-wrap: anywhere; position: sticky; left: 0}
+.frames th[scope=row] {width: 25%; max-width: 15rem; text-align: left; overflow-wrap: anywhere; position: sticky;
+  left: 0}
 .frames td img {width: 100%; max-width: 192px; image-rendering: pixelated; display: block; margin: 0 auto;
   outline: 1px solid #8884}
 .frames .dot {display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .35em}

@@ -21,7 +21,7 @@ BASELINE_FRAMES = 4  # of `mean_last`, as in the runs' own metric
 MAX_CLIPS = 1000
 
 
-class Unreadable(ValueError):
+class Unreadable(ValueError):  # noqa: N818 - reads as a sentence
     """Saved predictions that do not follow the layout; the message says what is wrong."""
 
 
@@ -54,7 +54,7 @@ class Predicted:
     newest_N: tuple[int, ...]
 
     def frame(self, shown: int, horizon: int) -> np.ndarray | None:
-        """Return the prediction (C, H, W) of frame `shown`, made `horizon` frames before it; None where there is none."""
+        """Return the prediction (C, H, W) of frame `shown`, made `horizon` frames before it, or None."""
         newest = shown - horizon
         if horizon not in self.horizons or newest not in self.newest_N:
             return None
@@ -116,7 +116,7 @@ def _grey_or_colour(frames: np.ndarray, dimensions: int) -> np.ndarray:
         or 0 in frames.shape[-2:]
     ):
         raise Unreadable(
-            f"Saved frames are {frames.dtype} {frames.shape}; expected uint8 with {dimensions} dimensions, 1 or 3 channels."
+            f"Saved frames are {frames.dtype} {frames.shape}; expected uint8, {dimensions} dimensions, 1 or 3 channels."
         )
     return frames
 
@@ -128,7 +128,7 @@ def shown_frames(runs: Mapping[str, Predicted], horizon: int) -> list[int]:
 
 def copy_last(clip_TCHW: np.ndarray, shown: int, horizon: int) -> np.ndarray | None:
     """Return the baseline's prediction of frame `shown`: the newest frame itself."""
-    return clip_TCHW[shown - horizon] if 0 <= shown - horizon else None
+    return clip_TCHW[shown - horizon] if shown >= horizon else None
 
 
 def mean_last(clip_TCHW: np.ndarray, shown: int, horizon: int) -> np.ndarray | None:

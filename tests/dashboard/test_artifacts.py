@@ -77,7 +77,7 @@ def test_a_link_that_leads_outside_is_refused(client, run_id, tmp_path):
 
 
 def test_what_is_missing_is_named(client, run_id):
-    with pytest.raises(Missing, match="no artifact predictions/index.json"):
+    with pytest.raises(Missing, match=r"no artifact predictions/index\.json"):
         read_json(client, run_id, "predictions/index.json")
     with pytest.raises(Missing, match="not in the store"):
         read_json(client, "f" * 32, "a.json")
@@ -89,7 +89,7 @@ def test_what_is_missing_is_named(client, run_id):
 @pytest.mark.parametrize("content", [b"[1]", b"{", b"\xff\xfe", b"[" * 200_000], ids=["list", "cut", "bytes", "deep"])
 def test_json_that_is_none_is_refused(client, run_id, content):
     log_files(client, run_id, {"a.json": content})
-    with pytest.raises(Refused, match="a.json"):
+    with pytest.raises(Refused, match=r"a\.json"):
         read_json(client, run_id, "a.json")
 
 
@@ -164,8 +164,8 @@ def test_artifacts_behind_a_server_are_fetched_only_when_their_size_is_known_and
     assert read_json(Server(tmp_path, 8), "r", "p/a.json") == {"x": 2}
     for size in (None, 1 << 40):
         server = Server(tmp_path, size)
-        with pytest.raises(Refused, match="p/a.json"):
+        with pytest.raises(Refused, match=r"p/a\.json"):
             read_json(server, "r", "p/a.json")
         assert server.fetched == []
-    with pytest.raises(Missing, match="b.json"):
+    with pytest.raises(Missing, match=r"b\.json"):
         read_json(Server(tmp_path, 8), "r", "p/b.json")
