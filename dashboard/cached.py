@@ -18,7 +18,7 @@ FRESH_S = 10  # a list of runs, and the history of a run that is still going, ma
 
 
 @st.cache_resource(show_spinner=False)
-def _client(uri: str) -> MlflowClient:
+def client(uri: str) -> MlflowClient:
     return open_store(uri)
 
 
@@ -26,13 +26,13 @@ def _client(uri: str) -> MlflowClient:
 def runs(uri: str) -> pd.DataFrame:
     """Return `read_runs` of the store, at most FRESH_S seconds old. Raises StoreMissing, StoreUnreachable."""
     open_store(uri)  # the store may have gone since the client was made
-    return read_runs(_client(uri), uri)
+    return read_runs(client(uri), uri)
 
 
 @st.cache_data(show_spinner=False, max_entries=20_000)
 def _history(uri: str, run_id: str, metric: str, ended: object) -> pd.DataFrame:
     """Return one history. `ended` only keys the cache: the end time, or a clock for a run without one."""
-    return read_history(_client(uri), uri, run_id, metric)
+    return read_history(client(uri), uri, run_id, metric)
 
 
 def history(uri: str, run_id: str, metric: str, ended: pd.Timestamp) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from dashboard.frame_strip import short
+from dashboard.plain import short
 
 MAX_UNITS = 64
 MAX_TICKS = 160

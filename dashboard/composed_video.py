@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dashboard.frame_strip import as_image, short
+from dashboard.frame_strip import as_image
+from dashboard.plain import short
 
 if TYPE_CHECKING:
     from av.video.stream import VideoStream

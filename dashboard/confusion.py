@@ -12,7 +12,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from dashboard.frame_strip import short
+from dashboard.plain import short
 
 MOST_CLASSES = 2000
 DRAWN_CLASSES = 30

@@ -20,7 +20,8 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-LONGEST_NAME = 80
+from dashboard.plain import short
+
 _LARGEST_PX = 192  # a cell is smaller than this on every screen
 STYLE = """<style>
 .frames {overflow-x: auto}
@@ -50,13 +51,6 @@ class Row:
     frames: Sequence[np.ndarray | None]
     notes: Sequence[str] = ()
     colour: str = ""
-
-
-def short(name: str, longest: int = LONGEST_NAME) -> str:
-    """Return a name on one line without control characters, cut to `longest` with an ellipsis."""
-    plain = "".join(c if c.isprintable() else " " for c in name[: 4 * longest])
-    plain = " ".join(plain.split()) or "(no name)"
-    return plain if len(plain) <= longest else plain[: longest - 1] + "…"
 
 
 def strip(columns: Sequence[int], rows: Sequence[Row], caption: str) -> str:

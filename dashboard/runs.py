@@ -92,7 +92,7 @@ def open_store(uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
 
-    with _translated(uri):
+    with translated(uri):
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
     return client
@@ -125,7 +125,7 @@ def read_runs(client: MlflowClient, uri: str) -> pd.DataFrame:
     `fold` and `seed` are nullable integers, times are UTC, metrics float with NaN where a run has none; `control` is
     the row that the run's comparison names as its control. An empty tag reads as None.
     """
-    with _translated(uri):
+    with translated(uri):
         experiments = [experiment.experiment_id for experiment in _experiments(client)]
         controls = {run.info.run_id: run.data.tags.get("control") for run in _runs(client, experiments, "comparison")}
         records = [_record(run, controls) for run in _runs(client, experiments, "run")]
@@ -147,7 +147,7 @@ def read_history(client: MlflowClient, uri: str, run_id: str, metric: str) -> pd
 
     A step logged twice (a resumed run) keeps the later value. Empty where the run has no such metric.
     """
-    with _translated(uri):
+    with translated(uri):
         history = client.get_metric_history(run_id, metric)
     entries = sorted((entry.step, entry.timestamp, entry.value) for entry in history)
     table = pd.DataFrame(entries, columns=["step", "timestamp", "value"])
@@ -188,7 +188,7 @@ def _record(run: Run, controls: dict[str, str | None]) -> dict[str, Any]:
     return record
 
 
-class _translated:  # noqa: N801 - used as a statement: `with _translated(uri):`
+class translated:  # noqa: N801 - used as a statement: `with translated(uri):`
     """Turns what MLflow and its database raise into StoreUnreachable with the URI in the message."""
 
     def __init__(self, uri: str) -> None:
