@@ -141,7 +141,9 @@ def _main_table(comparison: Comparison, rows: list[RowSummary], jobs: int, split
     score, frames = metric_heading(comparison.metric, comparison.better), comparison.predicts_frames
     headings = ["row", "rule", "wiring", "network", *(["Lmin"] if frames else []), "runs (folds x seeds)"]
     headings += [f"{score}, reported" if split else score] + ([f"{score}, all"] if split else [])
-    headings += [f"minus {_control(comparison)} [95 %]", *(["the same in %"] if frames else []), "verdict"]
+    headings += [f"minus {_control(comparison)} [95 %]"]
+    headings += [f"against {_control(comparison)} in % [95 %]"] if frames else []
+    headings += ["verdict"]
     headings += ["against copy_last in % [95 %]", "beside copy_last"] if frames else []
     headings += ["gap recovered [95 %]", "unstable"]
     headings += [heading + (MARK if disturbed and jobs > 1 else "") for _, heading, disturbed in COSTS]

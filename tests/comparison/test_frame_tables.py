@@ -61,7 +61,7 @@ def test_less_is_better_in_every_column(comparison):
     line = columns(text, MAIN, "skip")
     assert line["MSE per pixel (lower is better), reported"] == "0.02520 ± 0.00210"  # 0.021 * (1.1, 1.2, 1.3)
     assert line["minus exact [95 %]"] == "+0.00120 [+0.00110, +0.00130]"
-    assert line["the same in %"].startswith("+5.0 % [+5.0 %, +5.0 %]")
+    assert line["against exact in % [95 %]"].startswith("+5.0 % [+5.0 %, +5.0 %]")
     assert line["verdict"] == "worse"
     assert line["against copy_last in % [95 %]"] == "-58.0 % [-58.0 %, -58.0 %]"
     assert line["beside copy_last"] == "better"
@@ -79,7 +79,7 @@ def test_baselines_are_lines_of_the_table_with_their_difference(comparison):
     text = markdown(comparison, HEADER, records_of(comparison))
     line = columns(text, MAIN, "mean_last")
     assert (line["rule"], line["Lmin"], line["runs (folds x seeds)"]) == ("baseline", "-", "8 (4 x 2)")
-    assert line["the same in %"].startswith("+400.0 %")
+    assert line["against exact in % [95 %]"].startswith("+400.0 %")
     assert (line["verdict"], line["beside copy_last"], line["unstable"]) == ("worse", "worse", "-")
     assert line["gap recovered [95 %]"] == "-"
     assert columns(text, MAIN, "copy_last")["against copy_last in % [95 %]"] == "-"
