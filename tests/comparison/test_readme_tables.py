@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = """
 ## Results
 
-| row | rule | wiring | Lmin | MSE per pixel (lower is better) | minus exact [95 %] | against exact in % [95 %] | peak MiB |
+| row | rule | wiring | Lmin | MSE per pixel (lower is better) | minus exact [95 %] | against exact in % [95 %] | peak |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 | skip | sideways | concat | 4 | 0.02 | +0.01 | +5.0 % | 700 |
 

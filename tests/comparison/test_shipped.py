@@ -28,9 +28,8 @@ def test_rows_make_models_and_clips_are_long_enough(path):
 
 def made(section):
     """The model of a configuration, with what it is told by the data."""
-    from lightning_modules.future_frames import FutureFrames
-
     from lightning_modules.action_recognition import ActionRecognition
+    from lightning_modules.future_frames import FutureFrames
 
     if section["class_path"] == "FutureFrames":
         return FutureFrames(in_channels=1, **section["init_args"])
