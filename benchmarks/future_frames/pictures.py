@@ -95,13 +95,11 @@ def matched(runs: Mapping[str, Sequence[Clip]]) -> list[dict[str, Clip]]:
             reference = clip[first]
             if reference.clip_id not in own:
                 raise ValueError(
-                    f"row {row} did not keep clip {reference.clip_id}, which {first} did; choose other rows"
+                    f"row {row} did not keep clip {reference.clip_id}, as {first} did; choose other --rows"
                 )
             clip[row] = own[reference.clip_id]
             if not np.array_equal(clip[row].context, reference.context) or clip[row].horizons != reference.horizons:
-                raise ValueError(
-                    f"clip {reference.clip_id}: rows {first} and {row} have other frames or horizons of it"
-                )
+                raise ValueError(f"rows {first} and {row} have other frames or horizons of clip {reference.clip_id}")
     return clips
 
 
