@@ -212,6 +212,11 @@ class RunLogger(Logger):
         self.log_text(json.dumps(content, indent=2, sort_keys=True), artifact_file)
 
     @rank_zero_only
+    def log_folder(self, local: str | Path, artifact_path: str) -> None:
+        """Store every file below a folder as artifacts below `artifact_path`."""
+        self.experiment.log_artifacts(self.run_id, str(local), artifact_path)
+
+    @rank_zero_only
     def finalize(self, status: str) -> None:
         """Write what is left and end the run: FINISHED, FAILED, or KILLED where `outcome` says so.
 
