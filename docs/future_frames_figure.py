@@ -70,8 +70,9 @@ def lengths() -> str:
     frames, ahead = 24, 4
     newest = torch.arange(frames)
     scored = newest[scored_outputs(newest, torch.tensor([frames]), depth=DEPTH, horizon=ahead)[0]]
+    shortest = shortest_scored_clip(DEPTH, ahead)
     return (
-        f"With D = {DEPTH} and K = {ahead} a clip needs {shortest_scored_clip(DEPTH, ahead)} frames; of {frames} frames "
+        f"With D = {DEPTH} and K = {ahead} a clip needs {shortest} frames; of {frames} frames "
         f"those from m = {scored[0]} to {scored[-1]} are scored, counted from 0."
     )
 
