@@ -17,7 +17,7 @@ README = HERE.parent / "README.md"
 BLOCK = re.compile(r"<!-- table: (\w+)(?:, ([^>\n]+))? -->\n.*?<!-- end of table -->", re.DOTALL)
 COLUMNS = ("row", "wiring", "runs", "top-1", "minus", "verdict", "gap recovered", "saved tensors")
 # Of predicted frames, whose differences are read as shares.
-FRAME_COLUMNS = ("row", "wiring", "Lmin", "runs", "MSE", "against", "verdict", "beside", "gap recovered")
+FRAME_COLUMNS = ("row", "wiring", "Lmin", "runs", "MSE", "against", "verdict", "gap recovered")
 
 
 def table_below(results_md: str, heading: str = "Results") -> list[list[str]]:

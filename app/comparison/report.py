@@ -45,7 +45,8 @@ UNIT_TABLES = (("alignment/", "Alignment with the exact gradient"), ("weight_cha
 MARK = " †"
 FRAME_NOTES = (
     "Horizons k count from the newest frame that can have reached the output, whatever the network's Lmin (hops of the "
-    "shortest path), so no row has seen a target; all rows are scored on the same frames, predictions cut to [0, 1].",
+    "shortest path), so no row has seen a target; all rows are scored on the same frames, predictions cut to [0, 1]. "
+    "In an ordinary network (rule backprop_frame) that frame is the one it works on, and Lmin has no part in it.",
     f"{COPY_LAST}: that newest frame again. mean_last: the mean of the last four frames up to and with it. Every run "
     "scores both on its own frames; rows of a fold and seed must agree on them.",
     "Differences in %: the mean paired difference divided by the mean of what it is compared with, drawn together.",
@@ -63,7 +64,7 @@ def markdown(comparison: Comparison, header: Mapping[str, Any], records: Records
         "## Results\n",
         _main_table(comparison, rows, _parallel(valid), _has_tuning_runs(comparison, valid)),
         _notes(comparison, rows, _parallel(valid)),
-        _claims(comparison, claims(comparison, shown)),
+        _claims(comparison, shown),
         *frame_tables(comparison, shown, [row.name for row in rows]),
         _fold_table(comparison, shown, rows),
         *(_unit_table(rows, prefix, title) for prefix, title in UNIT_TABLES),
@@ -144,7 +145,7 @@ def _main_table(comparison: Comparison, rows: list[RowSummary], jobs: int, split
     headings += [f"minus {_control(comparison)} [95 %]"]
     headings += [f"against {_control(comparison)} in % [95 %]"] if frames else []
     headings += ["verdict"]
-    headings += ["against copy_last in % [95 %]", "beside copy_last"] if frames else []
+    headings += ["against copy_last in % [95 %]", "verdict, copy_last"] if frames else []
     headings += ["gap recovered [95 %]", "unstable"]
     headings += [heading + (MARK if disturbed and jobs > 1 else "") for _, heading, disturbed in COSTS]
     places = _places(comparison, rows)
@@ -225,20 +226,23 @@ def _loss_limit(comparison: Comparison) -> str:
     return "" if comparison.diverged_above is None else f", or test/loss above {comparison.diverged_above:g}"
 
 
-def _claims(comparison: Comparison, answers: list[Claim]) -> str:
+def _claims(comparison: Comparison, records: Records) -> str:
+    answers = claims(comparison, records)
     if not answers:
         return ""
     rows = [
-        [answer.bound.sentence(comparison.metric), _claim_text(comparison, answer), answer.answer] for answer in answers
+        [answer.bound.sentence(comparison.metric), _claim_text(comparison, records, answer), answer.answer]
+        for answer in answers
     ]
     return "## Claims\n\n" + markdown_table(["claim", "value [95 %]", "answer"], rows)
 
 
-def _claim_text(comparison: Comparison, claim: Claim) -> str:
+def _claim_text(comparison: Comparison, records: Records, claim: Claim) -> str:
     if claim.bound.relative:
         return percent_text(claim.interval)
-    sizes = [claim.interval.estimate] if claim.interval else []
-    return interval_text(claim.interval, signed=False, places=decimals(claim.bound.metric or comparison.metric, sizes))
+    metric = claim.bound.metric or comparison.metric
+    sizes = row_values(comparison, records, claim.bound.row, reporting=True, metric=metric).values()
+    return interval_text(claim.interval, signed=False, places=decimals(metric, sizes))
 
 
 def _fold_table(comparison: Comparison, records: Records, rows: list[RowSummary]) -> str:

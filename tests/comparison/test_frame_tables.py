@@ -64,7 +64,7 @@ def test_less_is_better_in_every_column(comparison):
     assert line["against exact in % [95 %]"].startswith("+5.0 % [+5.0 %, +5.0 %]")
     assert line["verdict"] == "worse"
     assert line["against copy_last in % [95 %]"] == "-58.0 % [-58.0 %, -58.0 %]"
-    assert line["beside copy_last"] == "better"
+    assert line["verdict, copy_last"] == "better"
     assert line["gap recovered [95 %]"] == "0.967 [0.967, 0.967]"  # 0.029 of 0.030
     assert (line["Lmin"], columns(text, MAIN, "sideways")["Lmin"]) == ("3", "6")
     assert "val/mse is more than 10 % above the run's best" in text
@@ -80,7 +80,7 @@ def test_baselines_are_lines_of_the_table_with_their_difference(comparison):
     line = columns(text, MAIN, "mean_last")
     assert (line["rule"], line["Lmin"], line["runs (folds x seeds)"]) == ("baseline", "-", "8 (4 x 2)")
     assert line["against exact in % [95 %]"].startswith("+400.0 %")
-    assert (line["verdict"], line["beside copy_last"], line["unstable"]) == ("worse", "worse", "-")
+    assert (line["verdict"], line["verdict, copy_last"], line["unstable"]) == ("worse", "worse", "-")
     assert line["gap recovered [95 %]"] == "-"
     assert columns(text, MAIN, "copy_last")["against copy_last in % [95 %]"] == "-"
     assert "32 runs, 0.32 core-hours" in text, "a baseline is no run"
@@ -136,6 +136,12 @@ def test_claims(content, bound, answers):
     )[1]
     lines = text.split("\n\n")[1].splitlines()[2:]
     assert [line.rstrip("| ").rsplit("| ", 1)[1] for line in lines] == answers
+
+
+def test_a_small_difference_is_written_with_the_decimals_of_what_it_is_between(content):
+    bound = {"row": "skip", "versus": "exact", "at_most": 0}
+    text = markdown(comparison := read_comparison(content | {"bounds": [bound]}), HEADER, records_of(comparison))
+    assert "| skip - exact: test/mse <= 0 | 0.00120 [0.00110, 0.00130] | fails |" in text
 
 
 def test_a_claim_says_what_it_is_relative_to(content):
