@@ -14,14 +14,15 @@ CONFIGS = Path(app.__file__).parent / "configs"
 COMPLETE = sorted(CONFIGS.glob("experiments/*.yaml"))
 PARTS = sorted([*CONFIGS.glob("debug/*.yaml"), *CONFIGS.glob("data/*.yaml")])
 STANDARD = sorted(CONFIGS.glob("experiments/*/*.yaml"))
+FUTURE = [path for path in STANDARD if "_future_" in path.stem]
 RULE_PART = {"rule", "wiring", "gradient_edges"}
 BASE = CONFIGS / "experiments" / "digits_direction.yaml"
 
 
 def test_there_are_some():
-    assert len(COMPLETE) >= 2
+    assert len(COMPLETE) >= 4
     assert len(PARTS) >= 4
-    assert len(STANDARD) == 3 * 2 * 4
+    assert len(STANDARD) == 2 * len(FUTURE) == 2 * 3 * 2 * 4
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +57,9 @@ def test_it_makes_objects(path, request):
         config["data"]["init_args"]["root"] = str(request.getfixturevalue("data_root") / "weizmann")
     config["trainer"] = config.get("trainer", {}) | {"logger": False}
     cli = SkipSidewaysCLI(args=config, run=False)
-    assert cli.model.hparams["num_classes"] == cli.datamodule.num_classes
+    assert cli.model.hparams["in_channels"] == cli.datamodule.channels
+    assert cli.model.hparams.get("num_classes") in (None, cli.datamodule.num_classes)
+    assert cli.datamodule.frames >= cli.model.min_frames
 
 
 def of_miniature(path, roots):
@@ -70,17 +73,20 @@ def of_miniature(path, roots):
 def test_a_standard_experiment_makes_objects_whose_clips_are_long_enough(path, roots, tmp_cwd):
     config = of_miniature(path, roots)
     cli = SkipSidewaysCLI(args=config, run=False)
-    assert cli.model.hparams["num_classes"] == cli.datamodule.num_classes == 3
-    assert cli.datamodule.frames >= 8 * len(cli.model.network.units)
+    horizon = cli.model.hparams.get("horizon", 0)
+    assert (horizon == 4) == (path in FUTURE)
+    assert cli.model.hparams["in_channels"] == cli.datamodule.channels == 3
+    assert cli.model.hparams.get("num_classes") in (None, 3)
+    assert cli.datamodule.frames >= 8 * len(cli.model.network.units) + horizon
     assert cli.datamodule.dataset_name == path.parent.name
-    name = f"{config['model']['init_args']['network']}_{path.stem.split('_', 1)[1]}"
-    assert path.stem == name
+    network = config["model"]["init_args"]["network"].removesuffix("_autoencoder")
+    assert path.stem == f"{network}_{path.stem.split('_', 1)[1]}"
 
 
 @pytest.mark.parametrize("path", STANDARD, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_experiments_of_one_dataset_and_network_differ_in_the_rule_alone(path):
-    network = path.stem.split("_", 1)[0]
-    own, control = (yaml.safe_load(p.read_text()) for p in (path, path.with_name(f"{network}_backprop_frame.yaml")))
+    kind = path.stem.split("_", 1)[0] + ("_future" if path in FUTURE else "")
+    own, control = (yaml.safe_load(p.read_text()) for p in (path, path.with_name(f"{kind}_backprop_frame.yaml")))
     for config in (own, control):
         for key in RULE_PART:
             config["model"]["init_args"].pop(key, None)
@@ -92,7 +98,8 @@ def test_a_standard_experiment_runs_on_the_miniature(path, roots, tmp_cwd):
     """Every setting but the size is the file's: clips are cut to what a slow machine trains on in a second."""
     config = of_miniature(path, roots)
     config["trainer"]["fast_dev_run"] = True
-    config["data"]["init_args"] |= {"size": 32, "margin": 4, "frames": 20, "batch_size": 2, "num_workers": 0}
+    frames = 28 if path in FUTURE else 20
+    config["data"]["init_args"] |= {"size": 32, "margin": 4, "frames": frames, "batch_size": 2, "num_workers": 0}
     config["model"]["init_args"]["width"] = 0.125
     file = tmp_cwd / "config.yaml"
     file.write_text(yaml.safe_dump(config))
