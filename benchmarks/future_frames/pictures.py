@@ -2,7 +2,7 @@
 
 python benchmarks/future_frames/pictures.py benchmarks/future_weizmann --rows sideways skip_sideways backprop_shifted
 
-                  newest | k = 1  2  3  4 | error at k = 1  2  3  4      gray: right; bright: too bright; dark: too dark
+                   m = 7 | k = 1  2  3  4 | error at k = 1  2  3  4      gray: right; bright: too bright; dark: too dark
     truth           x[m] | x[m+1] ...     |
     copy_last       x[m] | x[m]   ...     | x[m] - x[m+1] ...
     each row        x[m] | prediction     | prediction - truth
@@ -14,6 +14,7 @@ seed it is left out, and said so.
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -125,7 +126,11 @@ def sheet(clips: Mapping[str, Clip], frame: int) -> Image.Image:
     height, width = (scale * size + GAP_PX for size in newest.shape[-2:])
     columns = 1 + 2 * len(truth)
     picture = Image.new("RGB", (LABEL_PX + columns * width, HEAD_PX + len(lines) * height), (PAPER,) * 3)
-    headings = ["newest", *(f"k = {k}" for k in reference.horizons), *(f"error, k = {k}" for k in reference.horizons)]
+    headings = [
+        f"m = {frame}",
+        *(f"k = {k}" for k in reference.horizons),
+        *(f"error, k = {k}" for k in reference.horizons),
+    ]
     draw = ImageDraw.Draw(picture)
     for column, text in enumerate(headings):
         _write(draw, (LABEL_PX + column * width, 4), text)
@@ -145,8 +150,8 @@ def mean_error(clip: Clip) -> float:
 
 
 def errors(frames: Pixels, truth: Pixels) -> Pixels:
-    """Return prediction - truth as pixels: gray where it is right."""
-    signed = MIDDLE + (frames.astype(np.int16) - truth.astype(np.int16)) // 2
+    """Return prediction - truth as pixels: gray where it is right, white and black from half the range on."""
+    signed = MIDDLE + frames.astype(np.int16) - truth.astype(np.int16)
     return np.clip(signed, 0, 255).astype(np.uint8)
 
 
@@ -210,6 +215,7 @@ def fetched(ids: Mapping[str, str], folder: Path) -> dict[str, list[Clip]]:
 
     Errors: ValueError where a run kept no predictions.
     """
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow.exceptions import MlflowException
 
     client = new_client(tracking_uri())

@@ -55,8 +55,8 @@ def test_truth_copy_prediction_and_error_stand_where_they_belong(script, tmp_pat
     table = [[gray(line, column)[0] for column in range(1 + 2 * K)] for line in range(3)]
     assert table == [
         [50, 60, 70, 255, 255],  # truth
-        [50, 50, 50, 128 - 5, 128 - 10],  # copy_last
-        [50, 100, 100, 128 + 20, 128 + 15],  # the row
+        [50, 50, 50, 128 - 10, 128 - 20],  # copy_last
+        [50, 100, 100, 128 + 40, 128 + 30],  # the row
     ]
     assert clips["skip"].mse == pytest.approx(0.2)
     assert script.mean_error(clips["skip"]) == pytest.approx((10**2 + 20**2) / 2 / 255**2)
