@@ -17,7 +17,10 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 
 CARD = "skip_sideways"
 UNFINISHED = ".*.writing"
-IDENTITY = ("network", "wiring", "width", "depth", "reach", "pool", "activation", "in_channels", "num_classes")
+IDENTITY = (
+    *("network", "wiring", "width", "depth", "reach", "pool", "activation", "in_channels", "num_classes"),
+    *("horizon", "predict"),
+)
 
 
 class RunCheckpointIO(TorchCheckpointIO):
@@ -101,9 +104,12 @@ def _nearby(path: Path) -> str:
     return " Leave --ckpt_path out to start a new run."
 
 
-def identity(model_init: Mapping[str, Any], num_classes: Any, in_channels: Any) -> dict[str, Any]:
-    """Return what must agree between a checkpoint and a model for the weights to mean the same."""
-    known = {**model_init, "num_classes": num_classes, "in_channels": in_channels}
+def identity(model_init: Mapping[str, Any], **from_data: Any) -> dict[str, Any]:
+    """Return what must agree between a checkpoint and a model for the weights to mean the same.
+
+    `from_data`: what a model takes of its data, number of classes and channels.
+    """
+    known = {**model_init, **from_data}
     return {key: known[key] for key in IDENTITY if key in known}
 
 

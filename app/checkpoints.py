@@ -21,6 +21,7 @@ from app.run_logger import RunLogger
 
 LAST, BEST, PREVIOUS = "last.ckpt", "best.ckpt", "previous.ckpt"
 RUN_FILE = "run.json"
+SMALLER_IS_BETTER = ("loss", "mse", "lpips", "frechet")  # metrics whose names begin so
 
 
 class RunCheckpoint(Checkpoint):
@@ -29,8 +30,8 @@ class RunCheckpoint(Checkpoint):
     Args:
         every_n_train_steps: batches between two writings of last.ckpt; 0 writes only at the end.
         dirpath: folder of this run's checkpoints; by default runs/ and a name made from the configuration.
-        monitor: metric that decides which is best.
-        mode: whether the best is the largest or the smallest: max or min.
+        monitor: metric that decides which is best; the task's own if unset: val/top1, or val/mse of predicted frames.
+        mode: whether the best is the largest or the smallest, max or min; as the metric's name tells if unset.
 
     """
 
@@ -38,10 +39,10 @@ class RunCheckpoint(Checkpoint):
         self,
         every_n_train_steps: int = 100,
         dirpath: str | None = None,
-        monitor: str = "val/top1",
-        mode: str = "max",
+        monitor: str | None = None,
+        mode: str | None = None,
     ) -> None:
-        if mode not in ("max", "min") or every_n_train_steps < 0:
+        if mode not in ("max", "min", None) or every_n_train_steps < 0:
             raise ValueError(
                 f"--checkpoint got mode {mode!r} and every_n_train_steps {every_n_train_steps}; expected max or min, "
                 "and 0 or more."
@@ -70,6 +71,13 @@ class RunCheckpoint(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the best score so far."""
         self.best_score = state_dict["best_score"]
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Take the task's metric and its direction, where none were asked for."""
+        task_metric = getattr(pl_module, "score_metric", "val/loss")
+        self.monitor = self.monitor or task_metric
+        own = getattr(pl_module, "score_mode", None) if self.monitor == task_metric else None
+        self.mode = self.mode or own or better(self.monitor)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep an earlier run's last checkpoint aside, and note which MLflow run this folder now belongs to."""
@@ -105,7 +113,7 @@ class RunCheckpoint(Checkpoint):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write best.ckpt where the validation score is the best so far."""
-        value = trainer.callback_metrics.get(self.monitor)
+        value = trainer.callback_metrics.get(self.monitor or "")
         if trainer.sanity_checking or trainer.state.fn != "fit" or value is None:
             return
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -127,6 +135,16 @@ class RunCheckpoint(Checkpoint):
                 logger.try_flush()
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.save_checkpoint(self.folder / LAST, weights_only=False)
+
+
+def better(metric: str) -> str:
+    """Return whether the best value of a metric is its largest or its smallest: max or min.
+
+    >>> better("val/top1"), better("val/psnr_db"), better("val/copy_last/mse_sum_4"), better("val/loss")
+    ('max', 'max', 'min', 'min')
+    """
+    name = metric.rsplit("/", 1)[-1]
+    return "min" if name.startswith(SMALLER_IS_BETTER) else "max"
 
 
 def hand_over_metrics(trainer: pl.Trainer) -> None:

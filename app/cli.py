@@ -13,7 +13,7 @@ TRAINER_COMMANDS = {
     "fit": "train a network on videos",
     "validate": "score a checkpoint on the validation clips",
     "test": "score a checkpoint on the test clips",
-    "predict": "write a checkpoint's predictions for clips to a table",
+    "predict": "write a checkpoint's predictions: classes to a table, frames to a folder",
 }
 OTHER_COMMANDS = {
     "compare": "run a grid of rules, wirings, folds and seeds, and write its table",
@@ -38,7 +38,8 @@ def help_text() -> str:
         "first run:   skip-sideways fit --data MovingDigits --model.wiring concat --model.gradient_edges newest "
         "--model.lr 6e-3\n"
         "all options: skip-sideways COMMAND --help\n"
-        "             skip-sideways fit --model.help ActionRecognition; skip-sideways fit --data.help MovingDigits\n"
+        "             skip-sideways fit --model.help ActionRecognition; skip-sideways fit --model.help FutureFrames;\n"
+        "             skip-sideways fit --data.help MovingDigits\n"
         f"tracebacks:  {DEBUG_VARIABLE}=1 skip-sideways COMMAND ..."
     )
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from datamodules.forward_store import ForwardStore
 from datamodules.probing import probe
@@ -88,7 +88,7 @@ class OneVideo:
         if not path.is_file() and not path.is_symlink():  # a link that leads nowhere is told by `probe`
             what = "is a folder" if path.is_dir() else "there is no such file"
             raise ValueError(f"--video {path}: {what}; expected the path of one video.")
-        self.options, self.class_names = options, list(data.class_names)
+        self.options, self.class_names, self.fewest = options, list(data.class_names), fewest
         self.facts = probe(path)
         if self.facts.problem:
             raise ValueError(f"--video {path} {self.facts.problem}. Mend it or give another.")
@@ -110,16 +110,62 @@ class OneVideo:
         """Return the pieces of the video, one a batch."""
         return eval_stream_loader(Streams([self.video], ForwardStore(self.options, self.video), lanes=1), num_workers=0)
 
+    def clip_loader(self) -> DataLoader:
+        """Return consecutive clips of the video, one a batch; frames left over that make no clip are not read."""
+        streams = Streams([self.video], ForwardStore(self.options, self.video), lanes=1)
+        return DataLoader(ConsecutiveClips(streams, self.clips), batch_size=None, collate_fn=_as_it_is)
+
+    @property
+    def clips(self) -> int:
+        """Number of consecutive clips that are long enough for an answer."""
+        full, rest = divmod(self.used, self.options.frames)
+        return full + (rest >= self.fewest)
+
+    def clips_title(self) -> str:
+        """Return lines about the file and the clips that are read of it."""
+        read = min(self.used, self.clips * self.options.frames)
+        left = f"; its last {self.used - read} make no clip of {self.fewest} or more" if read < self.used else ""
+        number = "1 clip" if self.clips == 1 else f"{self.clips} consecutive clips"
+        return f"{self._about_file()}\nPredicted: {number} of at most {self.options.frames} frames{left}."
+
     def title(self) -> str:
         """Return lines about the file, how it is read, and what can be answered."""
+        return (
+            f"{self._about_file()}\n"
+            f"The network knows {_listed(self.class_names)}; it names the likeliest of them, whatever it sees."
+        )
+
+    def _about_file(self) -> str:
         f, o = self.facts, self.options
         turned = f", turned upright by {f.rotation} degrees" if f.rotation else ""
         rate = f"{f.fps:.4g} frames a second" + (" on average" if f.variable_rate else "")
         read = f", read {o.rate}" if o.rate else ""
-        return (
-            f"{self.video.path.name}: {f.frames} frames of {f.width} x {f.height}{turned}, {rate}{read}\n"
-            f"The network knows {_listed(self.class_names)}; it names the likeliest of them, whatever it sees."
-        )
+        return f"{self.video.path.name}: {f.frames} frames of {f.width} x {f.height}{turned}, {rate}{read}"
+
+
+class ConsecutiveClips(Dataset):
+    """The pieces of one video as clips of their own, between which nothing is kept: `clip_id` NAME@FIRST_FRAME.
+
+    Args:
+        streams: of one video.
+        clips: pieces to read.
+    """
+
+    def __init__(self, streams: Streams, clips: int) -> None:
+        self.streams, self.clips = streams, clips
+
+    def __len__(self) -> int:
+        return self.clips
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        piece = self.streams[0, index]
+        assert isinstance(piece, dict)
+        names = [f"{name}@{piece['start']}" for name in piece["clip_id"]]
+        return {**{key: piece[key] for key in ("video", "label", "length", "video_index")}, "clip_id": names}
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def manner(network: Any, rule: Any, options: ClipOptions) -> str:

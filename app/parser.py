@@ -2,14 +2,52 @@
 
 import difflib
 import re
-from typing import NoReturn
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
 
+import yaml
 from jsonargparse._typehints import get_all_subclass_paths
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 
 # jsonargparse tries `data` as a data module and as None and reports both; only the first was meant.
 _UNION = re.compile(r"Errors:\s*- (?P<cause>.*?)\s*- Expected a <class 'NoneType'>", re.DOTALL)
+
+
+def given_class(args: Any, section: str) -> str | None:
+    """Return the class that a command line or a configuration names for a section; the last one counts.
+
+    >>> given_class(["fit", "--model", "FutureFrames", "--model.horizon", "2"], "model")
+    'FutureFrames'
+    >>> given_class({"model": {"class_path": "FutureFrames"}}, "model")
+    'FutureFrames'
+    """
+    if isinstance(args, Mapping):
+        return _class_of(args.get(section))
+    found = None
+    pairs = [argument.split("=", 1) for argument in args or []]
+    for i, (option, *value) in enumerate(pairs):
+        given = value[0] if value else (args[i + 1] if i + 1 < len(args) else "")
+        if option in ("-c", "--config"):
+            found = _class_of(_loaded(given).get(section)) or found
+        elif option in (f"--{section}", f"--{section}.class_path"):
+            found = _class_of(_loaded(given) or given) or found
+    return found
+
+
+def _class_of(value: Any) -> str | None:
+    name = value.get("class_path") if isinstance(value, Mapping) else value
+    return str(name) if name else None
+
+
+def _loaded(path: str) -> dict[str, Any]:
+    """Return a YAML file's content; nothing where there is no such file, which the parser will say."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def plain_message(message: str) -> str:

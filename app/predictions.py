@@ -10,16 +10,23 @@ from lightning.pytorch.callbacks import Callback
 
 from app.answers import VideoAnswers
 from app.one_video import manner
+from app.predicted_frames import PredictedFrameFiles
 from app.top_classes import TopClasses
+from lightning_modules.future_frames import FutureFrames
+
+DEFAULT_TOP_K = 5
 
 if TYPE_CHECKING:
     from app.trainer_cli import SkipSidewaysCLI
 
 
 def predictions_of(cli: "SkipSidewaysCLI") -> Callback:
-    """Return what writes the table that the options ask for: of a data set's clips, or of one video over time."""
+    """Return what writes what the options ask for: frames, or a table of a data set's clips or of one video."""
     names, get = list(cli.datamodule.class_names), partial(cli._get, cli.config)
-    path, top_k, every_s = Path(get("output")), int(get("top_k")), get("every")
+    if isinstance(cli.model, FutureFrames):
+        return _frames_of(cli)
+    path, every_s = Path(get("output") or "predictions.csv"), get("every")
+    top_k = DEFAULT_TOP_K if get("top_k") is None else int(get("top_k"))
     if (video := cli.video) is None:
         if every_s is not None:
             raise ValueError(f"--every {every_s:g} without --video: clips have one row each; leave it out.")
@@ -33,6 +40,18 @@ def predictions_of(cli: "SkipSidewaysCLI") -> Callback:
         title=video.title(),
         manner=manner(cli.model.network, cli.model.rule, video.options),
     )
+
+
+def _frames_of(cli: "SkipSidewaysCLI") -> Callback:
+    """Return what writes predicted frames; ValueError for options of a table."""
+    for option in ("every", "top_k"):
+        if (value := cli._get(cli.config, option)) is not None:
+            raise ValueError(
+                f"--{option} {value:g} with predicted frames, which make no table of classes; leave it out."
+            )
+    if cli.video:
+        print(f"\n{cli.video.clips_title()}\n", flush=True)
+    return PredictedFrameFiles(Path(cli._get(cli.config, "output") or "predictions"))
 
 
 class PredictionTable(Callback):

@@ -25,9 +25,18 @@ from app.kept_state import RandomState
 from app.one_video import remember
 from app.outcome import Outcome
 from app.parameter_count import ParameterCount
+from app.predicted_frames import PredictedFrames
 from app.run_layout import flat, init_args, run_layout, run_name
 from app.run_logger import RunLogger
-from lightning_modules.callbacks import ConfusionArtifact, SkippedClips, StepMemory, StepTime, TickLatency
+from lightning_modules.callbacks import (
+    ClockArtifact,
+    ConfusionArtifact,
+    FrameProtocol,
+    SkippedClips,
+    StepMemory,
+    StepTime,
+    TickLatency,
+)
 
 if TYPE_CHECKING:
     from app.trainer_cli import SkipSidewaysCLI
@@ -64,9 +73,9 @@ class Run:
         return made | cli.tags
 
     def _identity(self) -> dict[str, Any]:
-        data = self.cli.datamodule
-        classes, channels = getattr(data, "num_classes", None), getattr(data, "channels", None)
-        return identity(init_args(self.config["model"]), classes, channels)
+        data, linked = self.cli.datamodule, {"num_classes": "num_classes", "channels": "in_channels"}
+        taken = {to: getattr(data, name, None) for name, to in linked.items() if to in self.cli.model.hparams}
+        return identity(init_args(self.config["model"]), **taken)
 
     def _given_ckpt_path(self) -> str | None:
         given = self.cli._get(self.cli.config, "ckpt_path") if self.cli.subcommand else None
@@ -227,7 +236,8 @@ def _refuse_automatic(chosen: Mapping[str, Any]) -> None:
 
 
 def _measures() -> list[Callback]:
-    return [StepTime(), StepMemory(), TickLatency(), ConfusionArtifact(), SkippedClips()]
+    measured = [StepTime(), StepMemory(), TickLatency(), SkippedClips()]
+    return [*measured, ClockArtifact(), ConfusionArtifact(), FrameProtocol(), PredictedFrames()]
 
 
 def _as_list(value: Any) -> list[Any]:

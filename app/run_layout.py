@@ -12,11 +12,14 @@ SCHEMA_VERSION = "1"
 KEYS = (
     "rule", "wiring", "network", "task", "dataset", "split", "fold", "seed", "git_sha", "device", "torch", "data_hash",
     "views", "id_hash", "data_found", "data_expected",
-    "executor", "stages", "update", "stash", "row", "comparison", "tuning", "schema_version",
+    "lmin", "horizon", "executor", "stages", "update", "stash", "row", "comparison", "tuning", "schema_version",
 )  # fmt: skip
-TASKS = {"ActionRecognition": "action_recognition"}
+TASKS = {"ActionRecognition": "action_recognition", "FutureFrames": "future_frames"}
 # What does not change a result, so does not change a run's name either.
-_WITHOUT_EFFECT = {"num_workers", "root", "index", "cache", "cache_dir", "jobs", "log_gradients_every"}
+_WITHOUT_EFFECT = {
+    *("num_workers", "root", "index", "cache", "cache_dir", "jobs", "log_gradients_every"),
+    *("saved_clips", "lpips", "frechet"),  # what a test stores and measures besides
+}
 
 
 def init_args(section: Any) -> dict[str, Any]:
@@ -50,6 +53,8 @@ def run_layout(
         "git_sha": commit,
         "device": device,
         "torch": torch_version,
+        "lmin": shortest_path(model),
+        "horizon": chosen.get("horizon", ""),
         "stages": getattr(model, "stages", 1),
         "comparison": "",
         "tuning": "",  # fold or seed: a comparison chose settings on this run's, so that its result does not count it
@@ -58,6 +63,12 @@ def run_layout(
     layout |= {key: chosen.get(key, "") for key in ("rule", "wiring", "network", "executor", "update", "stash")}
     layout["row"] = " ".join(str(layout[key]) for key in ("network", "wiring", "rule"))
     return {key: str(layout[key]) for key in KEYS}
+
+
+def shortest_path(model: Any) -> int | str:
+    """Return the hops of the shortest path from the frame to the output, Lmin; "" for networks without units."""
+    wiring = getattr(getattr(model, "network", None), "wiring", None)
+    return "" if wiring is None else min(wiring.path_lengths(wiring.depth))
 
 
 def _counts(videos: Mapping[str, int] | None) -> str:

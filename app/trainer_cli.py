@@ -15,7 +15,7 @@ from app.checkpoint_io import CARD, missing, read_checkpoint  # noqa: E402
 from app.checkpoints import RunCheckpoint  # noqa: E402
 from app.noise import without_noise  # noqa: E402
 from app.one_video import OneVideo, remembered  # noqa: E402
-from app.parser import PlainParser  # noqa: E402
+from app.parser import PlainParser, given_class  # noqa: E402
 from app.run import Run, RunConfig  # noqa: E402
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -70,6 +70,7 @@ class SkipSidewaysCLI(LightningCLI):
         self.only = only
         self.tags, self.experiment_name, self.parent_run_id = dict(tags or {}), experiment_name, parent_run_id
         import_classes()
+        self.task = task_path(given_class(args, "model"))
         super().__init__(args=args, run=run, **PARSER_OPTIONS)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
@@ -87,16 +88,26 @@ class SkipSidewaysCLI(LightningCLI):
         )
         if self.only == "predict":
             parser.add_argument(
-                "--output", type=str, default="predictions.csv", help="the table that predictions are written to"
+                "--output",
+                type=str | None,
+                default=None,
+                help="where predictions are written: a table (default: predictions.csv), of predicted frames a folder "
+                "(default: predictions)",
             )
             parser.add_argument(
                 "--video", type=str | None, default=None, help="read this one file to its end, not the data set's clips"
             )
             parser.add_argument(
-                "--every", type=float | None, default=None, help="with --video: seconds a row (default 0.5; 0: all)"
+                "--every",
+                type=float | None,
+                default=None,
+                help="with --video: seconds a row of the table (default 0.5; 0: all)",
             )
-            parser.add_argument("--top_k", type=int, default=5, help="classes listed in each row")
-        parser.set_defaults({"model": {"class_path": model_path()}})
+            parser.add_argument(
+                "--top_k", type=int | None, default=None, help="classes listed in each row of the table (default: 5)"
+            )
+        # Of another default, an option that both tasks have would keep its value: small_cnn for a network of frames.
+        parser.set_defaults({"model": {"class_path": self.task}})
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
         parser.link_arguments("data.channels", "model.init_args.in_channels", apply_on="instantiate")
 
@@ -151,7 +162,8 @@ class SkipSidewaysCLI(LightningCLI):
             kwargs["return_predictions"] = False
             if self.video:
                 del kwargs["datamodule"]
-                kwargs["dataloaders"] = self.video.loader()
+                clips = type(self.model).__name__ == "FutureFrames"
+                kwargs["dataloaders"] = self.video.clip_loader() if clips else self.video.loader()
         return kwargs
 
     def plain_config(self) -> dict[str, Any]:
@@ -167,14 +179,21 @@ def import_classes() -> None:
     import datamodules  # noqa: F401
     import lightning_modules.strategies.depth_parallel  # noqa: F401
 
-    model_path()
+    tasks()
 
 
-def model_path() -> str:
-    """Return the class path of the default task."""
+def tasks() -> list[type[LightningModule]]:
+    """Return the tasks that ship here, the default first."""
     from lightning_modules.action_recognition import ActionRecognition
+    from lightning_modules.future_frames import FutureFrames
 
-    return f"{ActionRecognition.__module__}.{ActionRecognition.__name__}"
+    return [ActionRecognition, FutureFrames]
+
+
+def task_path(name: str | None = None) -> str:
+    """Return the class path of a task by its name or path; the default task's where it is none of ours."""
+    paths = [f"{task.__module__}.{task.__name__}" for task in tasks()]
+    return next((path for path in paths if name in (path, path.rsplit(".", 1)[-1])), paths[0])
 
 
 def shortest_clip(model: LightningModule) -> int:

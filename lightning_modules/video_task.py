@@ -74,7 +74,7 @@ class VideoTask(LightningModule, ABC):
 
     Args:
         in_channels: channels of a frame; the command line takes it from the data.
-        wiring: chain (Sideways), residual, concat, dense or input (Skip-Sideways).
+        wiring: chain (Sideways), residual, concat, dense, input, or of autoencoders unet (Skip-Sideways).
         width: multiplies the network's channels.
         depth: number of units, where the network leaves it open.
         reach: largest span of a skip in wiring dense.

@@ -1,9 +1,19 @@
-"""Callbacks that measure a run: step time, memory, tick latency, skipped videos, the confusion matrix of its test."""
+"""Callbacks that measure a run, or store what its figures are about: the clock, the confusion matrix, protocols."""
 
+from lightning_modules.callbacks.clock import ClockArtifact
 from lightning_modules.callbacks.confusion import ConfusionArtifact
+from lightning_modules.callbacks.frame_protocol import FrameProtocol
 from lightning_modules.callbacks.skipped_clips import SkippedClips
 from lightning_modules.callbacks.step_memory import StepMemory
 from lightning_modules.callbacks.step_time import StepTime
 from lightning_modules.callbacks.tick_latency import TickLatency
 
-__all__ = ["ConfusionArtifact", "SkippedClips", "StepMemory", "StepTime", "TickLatency"]
+__all__ = [
+    "ClockArtifact",
+    "ConfusionArtifact",
+    "FrameProtocol",
+    "SkippedClips",
+    "StepMemory",
+    "StepTime",
+    "TickLatency",
+]

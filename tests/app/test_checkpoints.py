@@ -105,7 +105,7 @@ def test_a_file_without_its_configuration_says_so(there, capfd, tmp_path):
 
 
 def test_other_classes_name_the_data():
-    mine = identity({"network": "vgg8", "wiring": "chain", "lr": 3}, 10, 3)
+    mine = identity({"network": "vgg8", "wiring": "chain", "lr": 3}, num_classes=10, in_channels=3)
     assert mine == {"network": "vgg8", "wiring": "chain", "num_classes": 10, "in_channels": 3}
     with pytest.raises(ValueError, match=r"num_classes 4 \(configured: 10\).*Choose the --data it was trained on"):
         check_identity("x.ckpt", CARD, mine)

@@ -59,12 +59,17 @@ def test_fit_help_costs_at_most_two_seconds_above_importing_lightning():
         (["fit"], "add --data MovingDigits"),
         (
             ["fit", "--data=Nope"],
-            "ActionRecognition, HMDB51, Kinetics400, Kinetics600, MovingDigits, UCF101, VideoFolder, Weizmann",
+            "ActionRecognition, FutureFrames, HMDB51, Kinetics400, Kinetics600, MovingDigits, UCF101, VideoFolder, "
+            "Weizmann",
         ),
         (["fit", "--data=MovingDigits", "--data.siz=3"], "Did you mean size?"),
         (["fit", "--data=MovingDigits", "--trainer.max_ep=3"], "Did you mean --trainer.max_epochs?"),
         (["fit", "--data=MovingDigits", "--data.num_classes=3"], "'num_classes' is not accepted"),
         (["fit", "--data=MovingDigits", "--model.network=vgg9"], "did you mean 'vgg8'?"),
+        (["fit", "--data=MovingDigits", "--model=FutureFrames", "--data.size=30"], "use --data.size 32"),
+        (["fit", "--data=MovingDigits", "--model=FutureFrames", "--data.frames=14"], "--data.frames 15 or more"),
+        (["fit", "--data=MovingDigits", "--model=FutureFrames", "--model.network=vgg8"], "resnet18_autoencoder"),
+        (["fit", "--data=MovingDigits", "--model=FutureFrames", "--model.horizon=-1"], "0 to encode the frame itself"),
         (["fit", "--data=MovingDigits", "--trainer.gradient_clip_val=1"], "--model.clip_norm 1.0"),
         (["fit", "--data=MovingDigits", "--trainer.accumulate_grad_batches=2"], "--model.accumulate 2"),
         (["fit", "--data=Weizmann", "--data.root=nowhere"], "looked for the folders"),
@@ -126,6 +131,7 @@ def surface() -> str:
     import datamodules
     from app.trainer_cli import TRAINER_DEFAULTS, SkipSidewaysCLI
     from lightning_modules.action_recognition import ActionRecognition
+    from lightning_modules.future_frames import FutureFrames
 
     lines = []
     for name in ("fit", "validate", "test", "predict"):
@@ -134,7 +140,7 @@ def surface() -> str:
         for action in parser._actions:
             lines += [f"{name} {option}" for option in action.option_strings]
     lines += [f"trainer default {key}: {value}" for key, value in TRAINER_DEFAULTS.items()]
-    for cls in (ActionRecognition, *(getattr(datamodules, name) for name in sorted(datamodules.__all__))):
+    for cls in (ActionRecognition, FutureFrames, *(getattr(datamodules, name) for name in sorted(datamodules.__all__))):
         parser = ArgumentParser()
         parser.add_class_arguments(cls, None)
         options = {o: a.default for a in parser._actions for o in a.option_strings if o not in ("-h", "--help")}
@@ -143,10 +149,10 @@ def surface() -> str:
 
 
 def parser_of(name, cli):
-    from app.trainer_cli import PARSER_OPTIONS, import_classes
+    from app.trainer_cli import PARSER_OPTIONS, import_classes, task_path
 
     import_classes()
-    cli.only, cli.tags = name, {}
+    cli.only, cli.tags, cli.task = name, {}, task_path()
     for key, value in PARSER_OPTIONS.items():
         setattr(cli, key, value)
     cli._model_class, cli._datamodule_class = cli.model_class, cli.datamodule_class

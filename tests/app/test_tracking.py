@@ -37,7 +37,7 @@ def test_a_run_holds_the_run_layout(fitted, capfd):
         "rule": "sideways", "wiring": "chain", "network": "small_cnn", "task": "action_recognition",
         "dataset": "moving_digits", "split": "digits-disjoint", "fold": "0", "seed": "0", "device": "cpu",
         "executor": "vectorised", "stages": "1", "update": "clip", "stash": "none", "comparison": "", "tuning": "",
-        "row": "small_cnn chain sideways", "schema_version": "1",
+        "row": "small_cnn chain sideways", "schema_version": "1", "lmin": "4", "horizon": "",
     }  # fmt: skip
     for stored in (run.data.tags, run.data.params):
         assert set(KEYS) <= stored.keys()
@@ -58,7 +58,7 @@ def test_a_run_holds_the_run_layout(fitted, capfd):
     assert run.data.metrics.keys() >= METRICS | TEST_METRICS
     assert run.info.status == "FINISHED"
     names = {item.path for item in client.list_artifacts(run.info.run_id)}
-    assert names == {"config.yaml", "environment.json", "confusion.json"}
+    assert names == {"config.yaml", "environment.json", "clock.json", "confusion.json"}
     confusion = json.loads(artifact(run, "confusion.json"))
     assert confusion["class_names"] == ["right", "down", "left", "up"]
     assert sum(map(sum, confusion["matrix"])) == 8

@@ -1,0 +1,83 @@
+"""Everything that an evaluation of predicted frames reports: the network's scores, the loss, and two baselines'.
+
+    clips --update--> sums of this process --merge--> sums of all --figures--> `mse_1`, `copy_last/psnr_db`, `loss`, ...
+
+Copying the newest frame, and the mean of the last four, are scored on the same frames as the network is: a network that
+is no better than these has learnt nothing of motion (methods.md section 3, "Future frames" [D]).
+
+Shape legend: B clips, T frames, N outputs, K horizons, C channels, H and W height and width.
+"""
+
+from torch import Tensor
+
+from lightning_modules.horizon import copy_last, horizons, mean_last
+from lightning_modules.metrics.frame_scores import FrameScores
+from lightning_modules.predicted_clips import PredictedClips
+
+VALIDATION = ("loss", "mse", "psnr_db", "ssim", "copy_last/mse")
+
+
+class FrameEvaluation:
+    """Sums over scored frames, whose number does not grow with the test set.
+
+    Args:
+        horizon: K; 0 for auto-encoding, which has no baselines: they know the frame that is asked for.
+        every_baseline: score both baselines in full; otherwise the copy's MSE alone, for validations.
+    """
+
+    def __init__(self, horizon: int, *, every_baseline: bool) -> None:
+        self.horizon, self.every_baseline = horizon, every_baseline
+        ahead = horizons(horizon)
+        self.scores = FrameScores(ahead)
+        names = ("copy_last", "mean_last") if every_baseline and horizon else ()
+        self.baselines = {name: FrameScores(ahead) for name in names}
+        self.clips = 0
+        self._loss = self._copy_mse = 0.0
+
+    @property
+    def frames(self) -> int:
+        """Number of scored frames, each with all its horizons."""
+        return self.scores.frames
+
+    def update(self, clips: PredictedClips, video_BTCHW: Tensor, losses_BN: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            clips: with targets and predictions.
+            video_BTCHW: the whole clips, floats in [0, 1].
+            losses_BN: of each output.
+        """
+        scored_BN = clips.scored_BN
+        self.clips += int(scored_BN.any(1).sum())
+        self._loss += float(losses_BN[scored_BN].double().sum())
+        self.scores.update(clips.prediction_BNKCHW, clips.target_BNKCHW, scored_BN)
+        copied = copy_last(video_BTCHW, clips.newest_N, self.horizon)
+        if not self.every_baseline:
+            errors = (copied - clips.target_BNKCHW)[scored_BN].square().flatten(1).mean(1)
+            self._copy_mse += float(errors.double().sum())
+        if self.baselines:
+            self.baselines["copy_last"].update(copied, clips.target_BNKCHW, scored_BN)
+            mean = mean_last(video_BTCHW, clips.newest_N, self.horizon)
+            self.baselines["mean_last"].update(mean, clips.target_BNKCHW, scored_BN)
+
+    def merge(self, other: "FrameEvaluation") -> None:
+        """Add what another process has counted on other clips."""
+        self.clips += other.clips
+        self._loss += other._loss
+        self._copy_mse += other._copy_mse
+        self.scores.merge(other.scores)
+        for name, baseline in self.baselines.items():
+            baseline.merge(other.baselines[name])
+
+    def figures(self) -> dict[str, float]:
+        """Return every figure by name, means over scored frames.
+
+        Raises:
+            ValueError: no frame was scored.
+        """
+        found = {**self.scores.compute(), "loss": self._loss / self.frames}
+        for name, baseline in self.baselines.items():
+            found |= {f"{name}/{key}": value for key, value in baseline.compute().items()}
+        if not self.every_baseline and self.horizon:
+            found["copy_last/mse"] = self._copy_mse / self.frames
+        return found
