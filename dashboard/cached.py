@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import curves
-from dashboard.runs import open_store, read_history, read_runs
+from dashboard.runs import Store, open_store, read_history, read_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -19,14 +19,24 @@ FRESH_S = 10  # a list of runs, and the history of a run that is still going, ma
 
 @st.cache_resource(show_spinner=False)
 def client(uri: str) -> MlflowClient:
+    """Return the client of the store, made once."""
     return open_store(uri)
 
 
 @st.cache_data(ttl=FRESH_S, show_spinner="Reading the runs …", max_entries=4)
+def _store(uri: str) -> Store:
+    open_store(uri)  # the store may have gone since the client was made
+    return read_store(client(uri), uri)
+
+
 def runs(uri: str) -> pd.DataFrame:
     """Return `read_runs` of the store, at most FRESH_S seconds old. Raises StoreMissing, StoreUnreachable."""
-    open_store(uri)  # the store may have gone since the client was made
-    return read_runs(client(uri), uri)
+    return _store(uri).runs
+
+
+def left_out(uri: str) -> dict[str, int]:
+    """Return how many runs of the store are not read, by what they are; as old as `runs`."""
+    return _store(uri).left_out
 
 
 @st.cache_data(show_spinner=False, max_entries=20_000)
@@ -51,4 +61,4 @@ def curve(uri: str, run_id: str, metric: str, axis: str, ended: pd.Timestamp) ->
 
 def forget() -> None:
     """Drop the list of runs, so that the next rerun reads it again."""
-    runs.clear()
+    _store.clear()

@@ -9,10 +9,12 @@ import altair as alt
 import pandas as pd
 
 from dashboard.palette import Palette
+from dashboard.scores import Score
 
 HEIGHT_PX = 330
 _LEGEND_PX = 500
 _LEGEND_ROW_PX = 24
+_LEGEND_LETTERS = 60
 _STROKE = {"symbolType": "stroke", "symbolSize": 300, "symbolStrokeWidth": 3}
 _MARKER = {"symbolSize": 90}
 TITLES = {
@@ -56,51 +58,89 @@ def learning_curves(curves: pd.DataFrame, palette: Palette, metric: str, axis: s
     return _finished(band + line + points, curves["line"])
 
 
-def score_against_cost(table: pd.DataFrame, palette: Palette, score: str, cost: str) -> alt.LayerChart:
-    """Return a point a line of the comparison table with one standard deviation either way.
+def score_against_cost(table: pd.DataFrame, palette: Palette, score: Score, cost: str) -> alt.LayerChart:
+    """Return a point a line of the comparison table with one standard deviation either way, and the Pareto front.
 
-    `table`: columns `line`, M and `M std` for M in (score, cost). Lines without either mean are left out.
+    `table`: columns `line`, `front` (bool), M and `M std` for M in (score.metric, cost). Lines without either mean are
+    left out. The front is a dotted line through its points, which are filled; the others are hollow.
     """
-    wanted = {"line": "line", "runs": "runs", score: "y", f"{score} std": "dy", cost: "x", f"{cost} std": "dx"}
+    metric = score.metric
+    wanted = {"line": "line", "runs": "runs", "front": "front"}
+    wanted |= {metric: "y", f"{metric} std": "dy", cost: "x", f"{cost} std": "dx"}
     points = table[list(wanted)].rename(columns=wanted).dropna(subset=["x", "y"]).fillna({"dx": 0.0, "dy": 0.0})
     points = points.assign(x_low=points.x - points.dx, x_high=points.x + points.dx)
     points = points.assign(y_low=points.y - points.dy, y_high=points.y + points.dy)
+    points = points.assign(standing=points["front"].map({True: "on the front", False: "beaten by another row"}))
     base = alt.Chart(points).encode(color=_colour(palette, points["line"], _MARKER))
     x, y = (alt.Scale(zero=False, nice=True, padding=14) for _ in "xy")
-    x_title, y_title = TITLES[cost], TITLES[score]
     across = base.mark_rule(strokeWidth=1.5).encode(
-        x=alt.X("x_low:Q", scale=x, title=x_title, axis=alt.Axis(tickCount=6)), x2="x_high:Q", y="y:Q"
+        x=alt.X("x_low:Q", scale=x, title=TITLES[cost], axis=alt.Axis(tickCount=6)), x2="x_high:Q", y="y:Q"
     )
-    upright = base.mark_rule(strokeWidth=1.5).encode(x="x:Q", y=alt.Y("y_low:Q", scale=y, title=y_title), y2="y_high:Q")
-    marks = base.mark_point(filled=True, size=130, opacity=1).encode(
-        x=alt.X("x:Q", title=x_title),
-        y=alt.Y("y:Q", title=y_title),
-        shape=alt.Shape("line:N", scale=_scale(palette, points["line"], "shape"), legend=None),
+    upright = base.mark_rule(strokeWidth=1.5).encode(
+        x="x:Q", y=alt.Y("y_low:Q", scale=y, title=score.title), y2="y_high:Q"
+    )
+    front = alt.Chart(points[points["front"]]).mark_line(color="#444444", strokeDash=[2, 4], strokeWidth=1.5)
+    shape = alt.Shape("line:N", scale=_scale(palette, points["line"], "shape"), legend=None)
+    marks = base.mark_point(size=130, opacity=1, strokeWidth=2).encode(
+        x=alt.X("x:Q", title=TITLES[cost]),
+        y=alt.Y("y:Q", title=score.title),
+        shape=shape,
+        fill=alt.condition("datum.front", _colour(palette, points["line"], _MARKER), alt.value("white")),
         tooltip=_point_tooltip(score, cost),
     )
-    return _finished(across + upright + marks, points["line"])
+    chart = front.encode(x="x:Q", y="y:Q", order="x:Q") + across + upright + marks
+    return _finished(chart, points["line"]).properties(description=_said(points, score, cost))
 
 
-def _point_tooltip(score: str, cost: str) -> list[alt.Tooltip]:
+def _said(points: pd.DataFrame, score: Score, cost: str) -> str:
+    """Return the chart in words, for who does not see it."""
+    listed = [f"{one.line}: {one.y:.4g} at {one.x:.4g}, {one.standing}" for one in points.itertuples()]
+    return f"{score.title} against {TITLES[cost]}. " + "; ".join(listed) + "."
+
+
+def _point_tooltip(score: Score, cost: str) -> list[alt.Tooltip]:
     return [
         alt.Tooltip("line:N", title="row"),
-        alt.Tooltip("y:Q", title=TITLES[score], format=".3f"),
-        alt.Tooltip("dy:Q", title="± (std)", format=".3f"),
+        alt.Tooltip("y:Q", title=score.title, format=".4~g"),
+        alt.Tooltip("dy:Q", title="± (std)", format=".2~g"),
         alt.Tooltip("x:Q", title=TITLES[cost], format=",.4~g"),
         alt.Tooltip("dx:Q", title="± (std)", format=",.2~g"),
+        alt.Tooltip("standing:N", title="Pareto"),
         alt.Tooltip("runs:Q", title="runs", format=".0f"),
     ]
 
 
+def cost_by_stage(stages: pd.DataFrame, palette: Palette, cost: str) -> alt.LayerChart:
+    """Return a line a row over the stages. `stages`: columns `line`, `stage` (from 1), `mean`, `std`; `cost`: title."""
+    base = alt.Chart(stages).encode(
+        x=alt.X("stage:O", title="Stage", axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("mean:Q", title=cost, scale=alt.Scale(zero=True)),
+        color=_colour(palette, stages["line"], _MARKER),
+    )
+    dash = alt.StrokeDash("line:N", scale=_scale(palette, stages["line"], "dash"), legend=None)
+    shape = alt.Shape("line:N", scale=_scale(palette, stages["line"], "shape"), legend=None)
+    tooltip = [
+        alt.Tooltip("line:N", title="row"),
+        alt.Tooltip("stage:O", title="stage"),
+        alt.Tooltip("mean:Q", title=cost, format=",.4~g"),
+        alt.Tooltip("std:Q", title="± (std)", format=",.2~g"),
+    ]
+    chart = base.mark_line(strokeWidth=2).encode(strokeDash=dash) + base.mark_point(filled=True, size=90).encode(
+        shape=shape, tooltip=tooltip
+    )
+    said = "; ".join(f"{one.line}, stage {one.stage}: {one.mean:.4g}" for one in stages.itertuples())
+    return _finished(chart, stages["line"]).properties(description=f"{cost} by stage. {said}.")
+
+
 def _colour(palette: Palette, lines: pd.Series, symbol: dict[str, Any]) -> alt.Color:
     columns, _ = _legend_grid(lines)
-    legend = alt.Legend(title=None, orient="bottom", columns=columns, labelLimit=0, symbolOpacity=1, **symbol)
+    legend = alt.Legend(title=None, orient="bottom", columns=columns, labelLimit=_LEGEND_PX, symbolOpacity=1, **symbol)
     return alt.Color("line:N", scale=_scale(palette, lines, "colour"), legend=legend)
 
 
 def _legend_grid(lines: pd.Series) -> tuple[int, int]:
     """Return columns and rows of a legend that fits half a page without cutting a name."""
-    widest_px = 34 + 6 * max((len(line) for line in lines.unique()), default=1)
+    widest_px = 34 + 6 * min(max((len(line) for line in lines.unique()), default=1), _LEGEND_LETTERS)
     columns = min(max(_LEGEND_PX // widest_px, 1), 4)
     return columns, math.ceil(lines.nunique() / columns)
 

@@ -9,6 +9,8 @@ import re
 
 import pandas as pd
 
+from dashboard.names import code
+
 _ORDER = ("test", "val", "train")
 _DIGITS = 8
 
@@ -48,5 +50,6 @@ def mixed(runs: pd.DataFrame) -> list[str]:
         for column, what in (("id_hash", "id lists"), ("data_found", "numbers of videos found")):
             values = list(dict.fromkeys(group[column].fillna("none stated")))
             if len(values) > 1:
-                sentences.append(f"{line}: fold {fold} has runs on different {what} ({'; '.join(values)}) in one mean.")
+                named = "; ".join(map(code, values))
+                sentences.append(f"{code(line)}: fold {fold} has runs on different {what} ({named}) in one mean.")
     return sentences

@@ -8,29 +8,29 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from dashboard.palette import Palette
-from dashboard.tables import SCORE, varying_settings
+from dashboard.scores import Score
+from dashboard.tables import varying_settings
 
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
 # column: header with unit, what it is
 HEADERS = {
-    "swatch": ("", "The line's colour in the charts"),
+    "swatch": ("", "The line's colour and marker in the charts: colour by rule, marker by wiring"),
     "line": ("Row", "The row's name in its comparison"),
+    "dataset": ("Data set", "The tag `dataset` of the runs"),
+    "comparison": ("Comparison", "The comparison that the runs belong to"),
+    "horizon": ("Horizon", "Frames predicted ahead of the newest frame that can have reached the output"),
+    "lmin": ("Lmin", "Units on the shortest path to the output: the newest frame that can have reached it"),
     "runs": ("Runs", "Finished runs with a test score: the newest of each fold and seed"),
     "folds": ("Folds", "Different folds among them"),
     "seeds": ("Seeds", "Different seeds among them"),
-    SCORE: ("Top-1", "Test accuracy, fraction of videos"),
-    "difference": (
-        "Δ Top-1",
-        "Difference to the control, paired by fold and seed [95 % bootstrap interval]",
-    ),
     "videos": (
         "Videos",
         "Videos found / in the official list, summed over the folds; without an official list, videos found",
     ),
     "id_hash": ("Id list", "Hash of the ids and labels of the lists tested on, by fold: the same where the lists are"),
-    "views": ("Views", "What the score of a test video is the mean of"),
+    "views": ("Test protocol", "What the score of a test video is the mean of"),
     "latency/tick_ms": ("Tick (ms)", "Inference latency per frame, batch 1"),
     "latency/step_p50_ms": ("Step (ms)", "Training step, median"),
     "train/frames_per_second": ("Frames/s", "Training speed, frames a second"),
@@ -38,7 +38,18 @@ HEADERS = {
     "memory/peak_mib": ("Peak (MiB)", "Peak memory of the process or device"),
 }
 WIDTHS_PX = {"swatch": 32, "runs": 55, "folds": 60, "seeds": 60}
-_COSTS = [column for column in HEADERS if "/" in column and column != SCORE]
+SETTINGS = ("dataset", "comparison", "rule", "wiring", "network", "views")
+_COSTS = [column for column in HEADERS if "/" in column]
+_MARKS = {  # Vega's markers as letters
+    "circle": "●",
+    "square": "■",
+    "triangle-up": "▲",
+    "diamond": "◆",
+    "cross": "✚",
+    "triangle-down": "▼",
+    "triangle-right": "▶",
+    "triangle-left": "◀",
+}
 _MISSING = "–"
 
 
@@ -49,49 +60,76 @@ def with_spread(mean: float, std: float, decimals: int) -> str:
     return f"{mean:,.{decimals}f}" + ("" if math.isnan(std) else f" ± {std:,.{decimals}f}")
 
 
-def difference_text(difference: float, low: float, high: float) -> str:
+def difference_text(difference: float, low: float, high: float, decimals: int = 3) -> str:
     """Return `−0.022 [−0.050, +0.010]`, signed; without the interval where it is NaN, a dash without a difference."""
     if math.isnan(difference):
         return _MISSING
-    interval = "" if math.isnan(low) else f" [{low:+.3f}, {high:+.3f}]"
-    return f"{difference:+.3f}{interval}".replace("-", "−")
+    interval = "" if math.isnan(low) else f" [{low:+.{decimals}f}, {high:+.{decimals}f}]"
+    return f"{difference:+.{decimals}f}{interval}".replace("-", "−")
 
 
-def decimals_for(means: pd.Series) -> int:
-    """Return how many decimals show about three figures of the middle value of a column, at most 3."""
+def decimals_for(means: pd.Series, most: int = 3) -> int:
+    """Return how many decimals show about three figures of the middle value of a column, at most `most`."""
     middle = means.abs().median()
     if math.isnan(middle) or middle == 0:
         return 1
-    return min(max(2 - math.floor(math.log10(middle)), 0), 3)
+    return min(max(2 - math.floor(math.log10(middle)), 0), most)
 
 
-def shown_columns(table: pd.DataFrame) -> list[str]:
+def score_decimals(score: Score, table: pd.DataFrame) -> int:
+    """Return how many decimals a column of the score shows."""
+    return decimals_for(table[score.metric], most=7) if score.decimals is None else score.decimals
+
+
+def shown_columns(table: pd.DataFrame, score: Score) -> list[str]:
     """Return the columns to show, in order: settings only where they differ, costs only where some line has them."""
     costs = [column for column in _COSTS if table[column].notna().any()]
-    settings = [name for name in varying_settings(table) if name in ("rule", "wiring", "network")]
-    views = [name for name in varying_settings(table) if name == "views"]
+    varying = varying_settings(table)
+    scope = [name for name in ("dataset", "comparison") if name in varying]
+    settings = [name for name in ("rule", "wiring", "network") if name in varying]
+    lmin = ["lmin"] if (table["lmin"] != "").any() else []
+    protocol = [name for name in ("horizon", "views") if name in varying]
     data = [name for name in ("videos", "id_hash") if (table[name] != "").any()]
-    return ["swatch", "line", *settings, "runs", "folds", "seeds", SCORE, "difference", *views, *data, *costs]
+    counts = ["runs", "folds", "seeds"]
+    return ["swatch", "line", *scope, *settings, *lmin, *counts, score.metric, "difference", *protocol, *data, *costs]
 
 
-def header(column: str) -> tuple[str, str]:
+def header(column: str, score: Score) -> tuple[str, str]:
     """Return a column's title and its explanation."""
+    if column == score.metric:
+        return score.short, f"{score.explanation}; {'less' if score.lower else 'more'} is better"
+    if column == "difference":
+        return f"Δ {score.short}", "Difference to the control, paired by fold and seed [95 % bootstrap interval]"
     return HEADERS.get(column, (column.capitalize(), f"The tag `{column}` of the runs"))
 
 
-def styled(table: pd.DataFrame, palette: Palette, control: str | None) -> Styler:
+def styled(table: pd.DataFrame, palette: Palette, score: Score) -> Styler:
     """Return the table with a text for every cell; the values below stay numbers, so that columns sort by value."""
+    columns = shown_columns(table, score)
+    swatches = [_MARKS[palette.shape(line)] for line in table["line"]]
     # Screen readers read the values and not the texts: no digits that mean nothing.
-    shown = table.assign(swatch="⬤")[shown_columns(table)].round(4)
+    shown = table.assign(swatch=swatches)[columns].round(4 if score.decimals else 7)
     styler = shown.style
-    for column in [SCORE, *(name for name in shown if name in _COSTS)]:
-        decimals = 3 if column == SCORE else decimals_for(table[column])
-        for index, line in table.iterrows():
-            styler = _cell(styler, index, column, with_spread(line[column], line[f"{column} std"], decimals))
-    for index, line in table.iterrows():
-        own = difference_text(line["difference"], line["low"], line["high"])
-        styler = _cell(styler, index, "difference", "control" if line["line"] == control else own)
+    for column, listed in texts(table, columns, score).items():
+        for index, text in zip(table.index, listed, strict=True):
+            styler = _cell(styler, index, column, text)
     return styler.apply(lambda _: [f"color: {palette.colour(line)}" for line in table["line"]], subset=["swatch"])
+
+
+def texts(table: pd.DataFrame, columns: list[str], score: Score) -> dict[str, list[str]]:
+    """Return the texts of the columns that show more than their value: means with spread, differences with interval."""
+    found = {}
+    for column in [score.metric, *(name for name in columns if name in _COSTS)]:
+        decimals = score_decimals(score, table) if column == score.metric else decimals_for(table[column])
+        pairs = zip(table[column], table[f"{column} std"], strict=True)
+        found[column] = [with_spread(mean, std, decimals) for mean, std in pairs]
+    decimals = score_decimals(score, table)
+    lines = table[["line", "control", "difference", "low", "high"]].itertuples(index=False)
+    found["difference"] = [
+        "control" if line == control else difference_text(difference, low, high, decimals)
+        for line, control, difference, low, high in lines
+    ]
+    return found
 
 
 def _cell(styler: Styler, index: object, column: str, text: str) -> Styler:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import streamlit as st
 
+from dashboard.names import code, escaped
+
 FILL = "make demo"
 FILL_COMMAND = "skip-sideways compare --config app/configs/comparisons/demo.yaml"
 
 
 def nothing_yet(reason: str, uri: str) -> None:
     """Show that the store at `uri` has no runs, and the commands that fill it."""
-    st.info(f"**No runs yet.** {reason}", icon=":material/inbox:")
+    st.info(f"**No runs yet.** {escaped(reason)}")
     st.markdown("Train and compare on the generated data set (a few minutes, no download):")
     st.code(FILL, language="bash")
     st.markdown("or, in an environment that is already set up:")
@@ -20,12 +22,12 @@ def nothing_yet(reason: str, uri: str) -> None:
 
 def no_answer(reason: str, uri: str) -> None:
     """Show that the store at `uri` does not answer, with MLflow's own reason."""
-    st.error(f"**The tracking store does not answer.** {reason}", icon=":material/cloud_off:")
+    st.error(f"**The tracking store does not answer.** {code(reason)}")
     st.markdown("Check the address, start the server, or let `doctor` look at it:")
     st.code("skip-sideways doctor", language="bash")
     _other_store(uri)
 
 
 def _other_store(uri: str) -> None:
-    st.markdown(f"This page reads `{uri}`. To read another store:")
+    st.markdown(f"This page reads {code(uri)}. To read another store:")
     st.code("skip-sideways dashboard --tracking-uri sqlite:////path/to/mlflow.db", language="bash")

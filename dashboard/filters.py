@@ -1,91 +1,145 @@
-"""The page's filters. Each is bound to the query parameter of its key, so that the address in the browser is a link.
-
-A value that equals the default is not in the address; one that no longer exists is dropped by Streamlit.
-"""
+"""The filters that pages share: task, data set, comparison, control, rows, score. All are in the address (links.py)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import streamlit as st
 
-from dashboard.tables import SINGLE_RUNS, default_control, in_scope
+from dashboard import links
+from dashboard.baselines import with_baselines
+from dashboard.scores import TASKS, Score, horizons_of, scores_of
+from dashboard.tables import (
+    ALL,
+    SINGLE_RUNS,
+    Control,
+    control_by_row,
+    default_control,
+    label_lines,
+    of_scope,
+    own_controls,
+)
 
-CURVES = {
-    "val/top1": "Validation top-1",
-    "val/loss": "Validation loss",
-    "train/top1": "Training top-1",
-    "train/loss": "Training loss",
-}
-AXES = {"frames_seen": "Frames seen", "step": "Updates"}
+if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
 COSTS = {
+    "train/frames_per_second": "Training speed",
     "latency/tick_ms": "Inference per frame",
     "latency/step_p50_ms": "Training step",
-    "train/frames_per_second": "Training speed",
     "memory/saved_tensors_mib": "Saved tensors",
     "memory/peak_mib": "Peak memory",
 }
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What the filters leave: all runs of one data set and comparison, the chosen rows of them, and the control."""
-
-    dataset: str
-    comparison: str
-    scope: pd.DataFrame
-    chosen: pd.DataFrame
-    control: str | None
-
-    @property
-    def with_control(self) -> pd.DataFrame:
-        """Return the chosen rows and the control's, which the differences need even where it is filtered away."""
-        return self.scope[self.scope["line"].isin({*self.chosen["line"], self.control})]
-
-
-def select_runs(runs: pd.DataFrame) -> Selection:
-    """Draw the filters of the whole page and return what they select. `runs` has at least one line."""
-    first, second, third, fourth = st.columns([1, 1, 1, 2])
-    # Newest first, so that the page opens on what was run last.
-    recent = runs.sort_values("started", ascending=False)
-    _follow_comparison(recent)
-    with first:
-        dataset = st.selectbox("Data set", _names(recent["dataset"]), key="dataset", bind="query-params")
-    comparisons = _names(recent.loc[recent["dataset"] == dataset, "comparison"].fillna(SINGLE_RUNS))
-    with second:
-        comparison = st.selectbox("Comparison", comparisons, key="comparison", bind="query-params")
-    scope = in_scope(runs, dataset, comparison)
-    lines = sorted(scope["line"].unique())
-    default = default_control(scope)
-    with third:
-        index = lines.index(default) if default in lines else 0
-        control = st.selectbox("Control", lines, index=index, key="control", bind="query-params", help=_CONTROL_HELP)
-    with fourth:
-        rows = st.multiselect("Rows", lines, key="rows", placeholder="All rows", bind="query-params")
-    chosen = scope[scope["line"].isin(rows or lines)]
-    return Selection(dataset, comparison, scope, chosen, control)
-
-
-def _follow_comparison(recent: pd.DataFrame) -> None:
-    """Choose the data set of the comparison in the address, where that is all that the address names."""
-    asked = st.query_params.get("comparison")
-    if asked and "dataset" not in st.query_params and "dataset" not in st.session_state:
-        datasets = _names(recent.loc[recent["comparison"].fillna(SINGLE_RUNS) == asked, "dataset"])
-        if datasets:
-            # In the state for the widget, in the address for whoever copies it: Streamlit writes only clicks there.
-            st.session_state["dataset"] = st.query_params["dataset"] = datasets[0]
-
-
+OWN = "own"
+MEAN = "mean"
 _CONTROL_HELP = (
     "Differences are to this row: same fold, seed and data. Exact backpropagation unless you choose another."
 )
 
 
-def choose(label: str, options: dict[str, str], key: str) -> str:
-    """Draw a choice among `options` (value: title) bound to the address, and return the value."""
-    chosen = st.selectbox(label, list(options), format_func=options.__getitem__, key=key, bind="query-params")
-    return chosen or next(iter(options))
+@dataclass(frozen=True)
+class Selection:
+    """What the filters leave: all lines of the scope, the chosen ones, what they are compared by and with."""
+
+    task: str
+    scope: pd.DataFrame
+    chosen: pd.DataFrame
+    score: Score
+    control: Control
+    control_name: str
+
+    @property
+    def with_control(self) -> pd.DataFrame:
+        """Return the chosen rows and the control's, which the differences need even where it is filtered away."""
+        controls = {self.control} if isinstance(self.control, str) else set((self.control or {}).values())
+        return self.scope[self.scope["line"].isin({*self.chosen["line"], *controls})]
+
+
+def select_runs(runs: pd.DataFrame) -> Selection:
+    """Draw the filters and return what they select. `runs` has at least one line."""
+    # Newest first, so that the page opens on what was run last.
+    recent = runs.sort_values("started", ascending=False, kind="stable").fillna(
+        {"task": "unknown", "dataset": "unknown", "comparison": SINGLE_RUNS}
+    )
+    task, dataset, comparison = _select_scope(recent)
+    scope = label_lines(with_baselines(of_scope(runs, dataset, comparison, task)))
+    lines = sorted(scope["line"].unique())
+    first, second, third, fourth = st.columns([2, 3, 1, 1])
+    with first:
+        control, name = _select_control(scope, lines)
+    with second:
+        rows = links.choose_many("Rows", lines, "rows", placeholder="All rows")
+    score = _select_score(task, scope, third, fourth)
+    return Selection(task, scope, scope[scope["line"].isin(rows or lines)], score, control, name)
+
+
+def _select_scope(recent: pd.DataFrame) -> tuple[str, str, str]:
+    """Draw task, data set and comparison; each offers what the ones before it leave, the newest first."""
+    opened = _opened_by(recent)
+    first, second, third = st.columns(3)
+    with first:
+        tasks = _names(recent["task"])
+        titles = {name: TASKS.get(name, name) for name in tasks}
+        resets = ["dataset", "comparison", "control", "rows", "score", "horizon"]
+        task = links.choose("Task", titles, "task", default=opened.get("task"), resets=resets)
+        recent = recent[recent["task"] == task]
+    with second:
+        datasets = _with_all(_names(recent["dataset"]), "All data sets")
+        default = opened.get("dataset") or next(name for name in datasets if name != ALL)
+        resets = ["comparison", "control", "rows"]
+        dataset = links.choose("Data set", datasets, "dataset", default=default, resets=resets)
+        recent = recent[recent["dataset"] == dataset] if dataset != ALL else recent
+    with third:
+        comparisons = _with_all(_names(recent["comparison"]), "All comparisons")
+        newest = next(name for name in comparisons if name != ALL)
+        default = ALL if dataset == ALL and ALL in comparisons else newest
+        resets = ["control", "rows"]
+        comparison = links.choose("Comparison", comparisons, "comparison", default=default, resets=resets)
+    return task, dataset, comparison
+
+
+def _opened_by(recent: pd.DataFrame) -> dict[str, str]:
+    """Return task and data set of the comparison or data set in the address, where the address does not name them."""
+    found = recent
+    for name in ("dataset", "comparison"):
+        if links.asked(name) and links.asked(name) != [ALL]:
+            found = found[found[name] == links.asked(name)[0]]
+    if found.empty or len(found) == len(recent):
+        return {}
+    return {name: str(found.iloc[0][name]) for name in ("task", "dataset")}
+
+
+def _select_control(scope: pd.DataFrame, lines: list[str]) -> tuple[Control, str]:
+    groups = scope[["task", "dataset", "comparison"]].drop_duplicates()
+    if len(groups) < 2:
+        control = links.choose("Control", lines, "control", default=default_control(scope), help=_CONTROL_HELP)
+        return control, control
+    options = {OWN: "Each comparison's own", **{row: row for row in sorted(scope["row"].unique())}}
+    chosen = links.choose("Control", options, "control", default=OWN, help=_CONTROL_HELP)
+    if chosen == OWN:
+        return own_controls(scope), "each comparison's own control"
+    return control_by_row(scope, chosen), chosen
+
+
+def _select_score(task: str, scope: pd.DataFrame, first: DeltaGenerator, second: DeltaGenerator) -> Score:
+    scores = {score.metric: score for score in scores_of(task, scope)}
+    with first:
+        titles = {metric: score.short for metric, score in scores.items()}
+        score = scores[links.choose("Score", titles, "score")]
+    horizons = horizons_of(score, scope)
+    if not horizons:
+        return score
+    with second:
+        titles = {MEAN: "Mean over all", **{str(k): f"{k} ahead" for k in horizons}}
+        chosen = links.choose("Horizon", titles, "horizon", help="Frames ahead of the newest frame that was seen")
+    return score if chosen == MEAN else score.at(int(chosen))
+
+
+def _with_all(names: list[str], title: str) -> dict[str, str]:
+    each = {name: name for name in names}
+    return {**each, ALL: title} if len(names) > 1 else each
 
 
 def _names(column: pd.Series) -> list[str]:

@@ -1,19 +1,26 @@
 """Tracked runs as tables: the only file of the dashboard that talks to MLflow.
 
-It reads the run layout (schema version 1): tags and params of TAGS, metrics by name, `kind` = "run". It never writes:
-a SQLite file that is missing or half made is reported, not created.
+It reads the run layout (schema version 1): tags and params of TAGS, metrics by name, `kind` = "run". Runs of other
+projects and of other versions of the layout are counted, not read. It never writes: a SQLite file that is missing or
+half made is reported, not created. Every text comes out as `names.clean` leaves it: anyone may have written it.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+
+from dashboard.names import clean
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -45,12 +52,21 @@ TAGS = (
     "data_expected",
     "comparison",
     "tuning",
+    "horizon",
+    "lmin",
     "schema_version",
 )
+# Always columns, also where no run has them.
 METRICS = (
     "test/top1",
     "test/top5",
     "test/loss",
+    "test/psnr_db",
+    "test/mse",
+    "test/mse_sum",
+    "test/ssim",
+    "test/lpips",
+    "test/frechet",
     "latency/tick_ms",
     "latency/step_p50_ms",
     "latency/step_p95_ms",
@@ -59,11 +75,28 @@ METRICS = (
     "memory/peak_mib",
     "val/top1",
     "val/loss",
+    "val/psnr_db",
+    "val/mse",
+    "val/ssim",
     "train/top1",
     "train/loss",
 )
 COLUMNS = ("run_id", "name", "status", "started", "ended", "control", *TAGS, *METRICS)
+# Further metrics of these names are columns where some run has them: by horizon, by stage, of the baselines.
+_MORE_METRICS = re.compile(r"(test|val|memory|latency)/[a-z0-9_]{1,40}(/[a-z0-9_]{1,40})?")
+_MOST_METRICS = 200  # further columns; what is beyond them is left out
+_LARGEST = 1e300  # MLflow keeps infinity as the largest double
+_OWN_KINDS = ("run", "comparison", "evaluation", "bench")
 _PAGE = 1000  # runs a request; MLflow's server refuses more than 50,000
+MOST_RUNS = 20_000  # read from one store, those of other projects included
+
+
+@dataclass(frozen=True)
+class Store:
+    """What one reading of a store found: `runs` (see `read_runs`), and how many runs it leaves out, and why."""
+
+    runs: pd.DataFrame
+    left_out: dict[str, int]
 
 
 class StoreMissing(ValueError):  # noqa: N818 - a state to show to the user, not a fault
@@ -119,27 +152,65 @@ def check_sqlite(path: Path) -> None:
         raise StoreMissing(f"{path} is still being created. Reload in a few seconds.")
 
 
-def read_runs(client: MlflowClient, uri: str) -> pd.DataFrame:
-    """Return one line for each training run of every experiment, whatever its status; columns are COLUMNS.
+def read_store(client: MlflowClient, uri: str) -> Store:
+    """Return the training runs of every experiment, and the number of other runs by what they are.
 
-    `fold` and `seed` are nullable integers, times are UTC, metrics float with NaN where a run has none; `control` is
-    the row that the run's comparison names as its control. An empty tag reads as None.
+    At most MOST_RUNS runs are read, the newest first.
     """
     with translated(uri):
         experiments = [experiment.experiment_id for experiment in _experiments(client)]
-        controls = {run.info.run_id: run.data.tags.get("control") for run in _runs(client, experiments, "comparison")}
-        records = [_record(run, controls) for run in _runs(client, experiments, "run")]
-    return as_table(records)
+        controls: dict[str, str] = {}
+        records, left_out = [], Counter[str]()
+        for number, run in enumerate(_runs(client, experiments)):
+            if number == MOST_RUNS:
+                left_out[f"beyond the newest {MOST_RUNS:,} of the store, or more,"] = 1
+                break
+            kind, version = (run.data.tags.get(name, "") for name in ("kind", "schema_version"))
+            if kind == "comparison":
+                controls[run.info.run_id] = clean(run.data.tags.get("control", ""))
+            elif kind == "run" and version == SCHEMA_VERSION:
+                records.append(_record(run))
+            elif kind == "run":
+                left_out[_other_version(version)] += 1
+            elif kind not in _OWN_KINDS:
+                left_out["of other projects"] += 1
+    for record in records:
+        record["control"] = controls.get(record.pop("parent")) or None
+    return Store(as_table(records), dict(sorted(left_out.items())))
+
+
+def read_runs(client: MlflowClient, uri: str) -> pd.DataFrame:
+    """Return one line for each training run of every experiment, whatever its status.
+
+    Columns are COLUMNS, then the further metrics that some run has. `fold` and `seed` are nullable integers, times are
+    UTC, metrics float with NaN where a run has none or one that is not finite; `control` is the row that the run's
+    comparison names as its control. An empty tag reads as None.
+    """
+    return read_store(client, uri).runs
+
+
+def _other_version(version: str) -> str:
+    if not re.fullmatch("[0-9]{1,9}", version):
+        return "of no known version of the run layout"
+    age = "an older" if int(version) < int(SCHEMA_VERSION) else "a newer"
+    return f"of {age} version of the run layout ({int(version)}; this dashboard reads {SCHEMA_VERSION})"
 
 
 def as_table(records: list[dict[str, Any]]) -> pd.DataFrame:
     """Return records (a dict a run; times in ms since 1970) as the table that `read_runs` promises."""
-    table = pd.DataFrame.from_records(records, columns=list(COLUMNS)).astype(object)
+    known = {name for record in records for name in record}
+    more = sorted(name for name in known - set(COLUMNS) if _MORE_METRICS.fullmatch(name))[:_MOST_METRICS]
+    table = pd.DataFrame.from_records(records, columns=[*COLUMNS, *more]).astype(object)
     for column in ("fold", "seed"):
-        table[column] = pd.to_numeric(table[column], errors="coerce").astype("Int64")
+        table[column] = table[column].map(_integer).astype("Int64")
     for column in ("started", "ended"):
-        table[column] = pd.to_datetime(table[column].astype("Int64"), unit="ms", utc=True)
-    return table.astype(dict.fromkeys(METRICS, "float64"))
+        table[column] = pd.to_datetime(table[column].astype("Int64"), unit="ms", utc=True, errors="coerce")
+    return table.astype(dict.fromkeys([*METRICS, *more], "float64"))
+
+
+def _integer(value: object) -> int | None:
+    """Return a fold or a seed; None for what is none."""
+    return int(str(value)) if re.fullmatch(r"-?[0-9]{1,18}", str(value)) else None
 
 
 def read_history(client: MlflowClient, uri: str, run_id: str, metric: str) -> pd.DataFrame:
@@ -149,11 +220,15 @@ def read_history(client: MlflowClient, uri: str, run_id: str, metric: str) -> pd
     """
     with translated(uri):
         history = client.get_metric_history(run_id, metric)
-    entries = sorted((entry.step, entry.timestamp, entry.value) for entry in history)
+    entries = sorted((entry.step, entry.timestamp, _unbounded(entry.value)) for entry in history)
     table = pd.DataFrame(entries, columns=["step", "timestamp", "value"])
     # Without entries pandas would not know that these are numbers.
     table = table.astype({"step": "int64", "value": "float64"})
     return table.drop_duplicates("step", keep="last")[["step", "value"]].reset_index(drop=True)
+
+
+def _unbounded(value: float) -> float:
+    return math.copysign(math.inf, value) if abs(value) > _LARGEST else value
 
 
 def _experiments(client: MlflowClient) -> Iterator[Any]:
@@ -166,26 +241,34 @@ def _experiments(client: MlflowClient) -> Iterator[Any]:
             return
 
 
-def _runs(client: MlflowClient, experiments: list[str], kind: str) -> Iterator[Run]:
+def _runs(client: MlflowClient, experiments: list[str]) -> Iterator[Run]:
     token = None
     while True:
-        page = client.search_runs(experiments, f"tags.kind = '{kind}'", max_results=_PAGE, page_token=token)
+        page = client.search_runs(experiments, max_results=_PAGE, page_token=token)
         yield from page
         token = page.token
         if not token:
             return
 
 
-def _record(run: Run, controls: dict[str, str | None]) -> dict[str, Any]:
+def _record(run: Run) -> dict[str, Any]:
     given = {**run.data.params, **run.data.tags}
-    record: dict[str, Any] = {name: given.get(name) or None for name in TAGS}
-    record["control"] = controls.get(given.get("mlflow.parentRunId", ""))
-    record["row"] = record["row"] or " ".join(filter(None, (record["rule"], record["wiring"]))) or run.info.run_name
-    record.update({name: run.data.metrics.get(name) for name in METRICS})
+    record: dict[str, Any] = {name: clean(given.get(name) or "") or None for name in TAGS}
     info = run.info
-    record.update(run_id=info.run_id, name=info.run_name, status=info.status)
-    record.update(started=info.start_time, ended=info.end_time)
+    named = " ".join(filter(None, (record["rule"], record["wiring"])))
+    record["row"] = record["row"] or named or clean(info.run_name or "") or "unnamed"
+    record.update({name: _finite(value) for name, value in run.data.metrics.items() if _is_read(name)})
+    record.update(run_id=info.run_id, name=clean(info.run_name or ""), status=info.status)
+    record.update(started=info.start_time, ended=info.end_time, parent=given.get("mlflow.parentRunId", ""))
     return record
+
+
+def _is_read(metric: str) -> bool:
+    return metric in METRICS or _MORE_METRICS.fullmatch(metric) is not None
+
+
+def _finite(value: float) -> float:
+    return value if abs(value) < _LARGEST else math.nan
 
 
 class translated:  # noqa: N801 - used as a statement: `with translated(uri):`
@@ -202,5 +285,7 @@ class translated:  # noqa: N801 - used as a statement: `with translated(uri):`
         from sqlalchemy.exc import SQLAlchemyError
 
         if isinstance(error, (MlflowException, SQLAlchemyError)):
-            first_line = str(error).strip().splitlines()[0]
-            raise StoreUnreachable(f"The tracking store {self.uri} does not answer: {first_line}") from error
+            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise StoreUnreachable(
+                f"The tracking store {clean(self.uri)} does not answer: {clean(first_line)}"
+            ) from error

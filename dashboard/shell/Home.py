@@ -14,7 +14,7 @@ from importlib import import_module
 
 import streamlit as st
 
-from dashboard import links
+from dashboard import links, refresh
 from dashboard.runs import tracking_uri
 
 # Streamlit's wide layout leaves 5 to 6 rem empty around the page; the table needs the width on a small laptop.
@@ -41,6 +41,7 @@ def main() -> None:
     page = st.navigation(pages, position="top")
     with links.written():
         page.run()
+    refresh.follow(tracking_uri())
 
 
 def opener(name: str) -> Callable[[], None]:

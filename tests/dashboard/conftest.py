@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from dashboard_store import fill_demo, uri_of
+from dashboard_store import fill_demo, fill_frames, fill_hostile, plant_metric_keys, uri_of
 
 
 @pytest.fixture(scope="session")
@@ -20,8 +20,10 @@ def _stores(tmp_path_factory):
         # MLflow 3.17 configures its tables with a loader that SQLAlchemy 2.1 deprecates; raised once a process.
         warnings.filterwarnings("ignore", message=".*``noload`` loader strategy")
         MlflowClient(uri_of(folder / "bare.db")).search_experiments()
-    shutil.copy(folder / "bare.db", folder / "demo.db")
-    fill_demo(MlflowClient(uri_of(folder / "demo.db")))
+    for name, fill in (("demo", fill_demo), ("frames", fill_frames), ("hostile", fill_hostile)):
+        shutil.copy(folder / "bare.db", folder / f"{name}.db")
+        fill(MlflowClient(uri_of(folder / f"{name}.db")))
+    plant_metric_keys(folder / "hostile.db")
     return folder
 
 
@@ -32,6 +34,18 @@ def demo_db(_stores, tmp_path):
 
 
 @pytest.fixture
+def frames_db(_stores, tmp_path):
+    """Return a database that holds the future-frames runs of `dashboard_store.MSE`."""
+    return shutil.copy(_stores / "frames.db", tmp_path / "mlflow.db")
+
+
+@pytest.fixture
+def hostile_db(_stores, tmp_path):
+    """Return a database whose every text is hostile: `dashboard_store.HOSTILE`."""
+    return shutil.copy(_stores / "hostile.db", tmp_path / "mlflow.db")
+
+
+@pytest.fixture
 def bare_db(_stores, tmp_path):
     """Return a database with MLflow's tables and no run."""
     return shutil.copy(_stores / "bare.db", tmp_path / "mlflow.db")
@@ -39,9 +53,10 @@ def bare_db(_stores, tmp_path):
 
 @pytest.fixture
 def open_page(monkeypatch, tmp_path):
-    """Return a function: run the page on a tracking URI with query parameters, and return it."""
+    """Return a function: run a page, by its name, on a tracking URI with query parameters, and return it."""
     import streamlit as st
     from streamlit.testing.v1 import AppTest
+    from streamlit.util import calc_hash
 
     import dashboard
 
@@ -49,11 +64,12 @@ def open_page(monkeypatch, tmp_path):
     st.cache_data.clear()
     st.cache_resource.clear()
 
-    def run(uri, **parameters):
+    def run(uri, name="compare", **parameters):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         page = AppTest.from_file(Path(dashboard.__file__).parent / "shell" / "Home.py", default_timeout=60)
-        for name, value in parameters.items():
-            page.query_params[name] = value
+        page._page_hash = calc_hash(name)  # pages that are functions have no path for `switch_page`
+        for key, value in parameters.items():
+            page.query_params[key] = value
         page.run()
         assert not page.exception
         return page

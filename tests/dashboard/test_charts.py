@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from dashboard import charts, display
-from dashboard.filters import AXES, COSTS, CURVES
-from dashboard.palette import COLOURS, Palette
+from dashboard.filters import COSTS
+from dashboard.palette import COLOURS, SHAPES, Palette, family
+from dashboard.scores import TOP1
 
 LINES = ["exact", "sideways"]
 TABLE = pd.DataFrame(
@@ -29,39 +30,75 @@ def scale_of(spec, channel):
     return dict(zip(found[0]["domain"], found[0]["range"], strict=True))
 
 
-def test_a_line_has_one_colour_in_every_chart_whatever_is_filtered_away():
-    palette = Palette(["a", *LINES])
+def palette_of(*lines):
+    """Return the palette of (line, rule, wiring) triples, each its own row."""
+    return Palette(pd.DataFrame([(line, line, rule, wiring) for line, rule, wiring in lines], columns=COLUMNS))
+
+
+COLUMNS = ["line", "row", "rule", "wiring"]
+TWO = palette_of(("exact", "backprop_shifted", "residual"), ("sideways", "sideways", "chain"))
+
+
+def scatter(table=TABLE):
+    known = table.assign(front=[line == "exact" for line in table["line"]])
+    return charts.score_against_cost(known, TWO, TOP1, "latency/tick_ms").to_dict()
+
+
+def test_a_rule_has_one_colour_in_every_chart_and_every_table():
     curves = pd.DataFrame({"line": ["sideways"], "x": [1.0], "mean": [0.5], "low": [0.4], "high": [0.6], "runs": [2]})
-    drawn = charts.learning_curves(curves, palette, "val/top1", "step").to_dict()
-    scatter = charts.score_against_cost(TABLE.iloc[:2], palette, "test/top1", "latency/tick_ms").to_dict()
-    assert scale_of(drawn, "color") == {"sideways": COLOURS[2]}
-    assert scale_of(scatter, "color")["sideways"] == COLOURS[2]
+    drawn = charts.learning_curves(curves, TWO, "val/top1", "step").to_dict()
+    assert scale_of(drawn, "color") == {"sideways": COLOURS["sideways"]}
+    assert scale_of(scatter(), "color") == {"exact": COLOURS["backprop_shifted"], "sideways": COLOURS["sideways"]}
+
+
+def test_what_a_row_is():
+    assert family("sideways", "chain") == "sideways"
+    assert family("sideways", "dense") == "skip-sideways"
+    assert family("backprop_shifted", "dense", "Frozen units") == "frozen"
+    assert family("<b>", None) == "other"
+
+
+def test_a_filter_and_other_rows_change_no_look():
+    few = palette_of(("a", "sideways", "dense"))
+    many = palette_of(("0", "sideways", "concat"), ("a", "sideways", "dense"), ("b", "backprop_shifted", "dense"))
+    assert few.colour("a") == many.colour("a")
+    assert few.shape("a") == many.shape("a") == many.shape("b")
+    assert few.dash("a") == many.dash("a")
+
+
+def test_rows_of_one_rule_and_wiring_differ_in_marker_and_dash():
+    names = [f"row {number}" for number in range(len(SHAPES))]
+    palette = palette_of(*((name, "sideways", "chain") for name in names))
+    assert (
+        len({palette.shape(name) for name in names}) == len({tuple(palette.dash(name)) for name in names}) == len(names)
+    )
+
+
+@pytest.mark.parametrize("colour", sorted(set(COLOURS.values())))
+def test_colours_stand_out_on_white_by_three_to_one(colour):
+    channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    luminance = sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    assert 1.05 / (luminance + 0.05) >= 3
 
 
 def test_error_bars_are_one_standard_deviation_and_lines_without_a_result_are_left_out():
-    spec = charts.score_against_cost(TABLE, Palette(TABLE["line"]), "test/top1", "latency/tick_ms").to_dict()
-    (points,) = spec["datasets"].values()
+    points = next(each for each in scatter()["datasets"].values() if len(each) == 2)
     assert [point["line"] for point in points] == LINES
     assert (points[0]["y_low"], points[0]["y_high"]) == pytest.approx((0.88, 0.92))
     assert (points[0]["x_low"], points[0]["x_high"]) == pytest.approx((1.9, 2.1))
     assert points[1]["x_low"] == points[1]["x_high"] == 1.0
 
 
-def test_axes_are_titled_with_units():
-    spec = charts.score_against_cost(TABLE, Palette(TABLE["line"]), "test/top1", "latency/tick_ms").to_dict()
-    assert spec["layer"][0]["encoding"]["x"]["title"] == "Inference latency per frame (ms)"
+def test_axes_are_titled_with_units_and_the_chart_is_said_in_words():
+    spec = scatter()
+    assert any(layer["encoding"]["x"].get("title") == "Inference latency per frame (ms)" for layer in spec["layer"])
+    assert "exact: 0.9 at 2, on the front; sideways: 0.8 at 1, beaten by another row." in spec["description"]
 
 
-@pytest.mark.parametrize("name", [*CURVES, *AXES, *COSTS])
-def test_everything_that_can_be_chosen_has_a_title(name):
+@pytest.mark.parametrize("name", COSTS)
+def test_every_cost_has_a_title(name):
     assert charts.TITLES[name]
-
-
-def test_beyond_the_palette_the_dash_and_marker_tell_lines_apart():
-    names = [f"row {number:02}" for number in range(2 * len(COLOURS))]
-    palette = Palette(names)
-    looks = {(palette.colour(name), tuple(palette.dash(name)), palette.shape(name)) for name in names}
-    assert len(looks) == len(names)
 
 
 def test_texts():

@@ -9,6 +9,7 @@ from test_tables import EXACT, make_runs
 from dashboard import data_columns, tables
 from dashboard.display import shown_columns
 from dashboard.runs import open_store
+from dashboard.scores import TOP1
 
 FOLD1 = {"id_hash": "a" * 16, "data_found": "9530 train, 3783 test", "data_expected": "9537 train, 3783 test"}
 FOLD2 = {"id_hash": "b" * 16, "data_found": "9586 train, 3734 test", "data_expected": "9586 train, 3734 test"}
@@ -30,7 +31,7 @@ def test_a_folder_of_ones_own_has_nothing_expected():
 def test_runs_made_before_the_tags_have_blank_cells_and_no_columns():
     table = tables.comparison_table(make_runs(("a", 0, 0, 0.6), ("b", 0, 0, 0.5, EXACT)), None)
     assert table["videos"].tolist() == table["id_hash"].tolist() == ["", ""]
-    assert not {"videos", "id_hash", "views"} & set(shown_columns(table))
+    assert not {"videos", "id_hash", "views"} & set(shown_columns(table, TOP1))
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,7 @@ def test_runs_made_before_the_tags_have_blank_cells_and_no_columns():
 def test_one_mean_of_different_videos_is_said(other, what):
     runs = make_runs(("a", 1, 0, 0.6, FOLD1), ("a", 1, 1, 0.9, FOLD1 | other))
     (sentence,) = tables.remarks(runs, None)
-    assert sentence.startswith(f"a: fold 1 has runs on different {what}")
+    assert sentence.startswith(f"`a`: fold 1 has runs on different {what}")
 
 
 def test_other_views_are_another_line_and_not_averaged():
@@ -49,7 +50,7 @@ def test_other_views_are_another_line_and_not_averaged():
         "a · 1 view of 64 frames": 0.6,
         "a · 10 views of 64 frames": 0.9,
     }
-    assert "views" in shown_columns(table)
+    assert "views" in shown_columns(table, TOP1)
 
 
 def test_the_page_shows_them_beside_the_accuracy(open_page, bare_db):
@@ -58,6 +59,6 @@ def test_the_page_shows_them_beside_the_accuracy(open_page, bare_db):
     page = open_page(uri_of(bare_db))
     line = table_of(page).loc["exact"]
     assert (line["videos"], line["id_hash"]) == ("3783/3783 test, 9530/9537 train", "aaaaaaaa")
-    assert any("views **3 views of 64 frames**" in caption.value for caption in page.caption)
+    assert any("Test protocol `3 views of 64 frames`" in caption.value for caption in page.caption)
     listed = page.dataframe[1].value.iloc[0]
     assert (listed["data_found"], listed["id_hash"]) == (FOLD1["data_found"], FOLD1["id_hash"])

@@ -67,7 +67,7 @@ def test_differences_are_paired_and_unpaired_runs_are_said():
     assert line["difference"] == pytest.approx(0.15)
     assert line["pairs"] == 2
     assert math.isnan(line["low"])
-    assert tables.remarks(runs, "b") == ["a: 1 of 3 runs have no run of b on the same data, fold and seed."]
+    assert tables.remarks(runs, "b") == ["`a`: 1 of 3 runs have no run of `b` on the same data, fold and seed."]
 
 
 def test_three_folds_have_an_interval_around_the_difference():
@@ -142,6 +142,24 @@ def test_data_sets_and_comparisons_are_never_mixed():
     assert tables.in_scope(runs, "d", "c")["test/top1"].tolist() == [0.1]
     assert tables.in_scope(runs, "e", "c")["test/top1"].tolist() == [0.2]
     assert tables.in_scope(runs, "d", tables.SINGLE_RUNS)["test/top1"].tolist() == [0.3]
+    every = tables.in_scope(runs, tables.ALL, tables.ALL)
+    assert dict(zip(every["line"], every["test/top1"], strict=True)) == {
+        "a · d · c": 0.1,
+        "a · e · c": 0.2,
+        "a · d": 0.3,
+    }
+
+
+def test_over_several_data_sets_each_line_has_the_control_of_its_own():
+    other = {"dataset": "e", "data_hash": "i"}
+    runs = make_runs(
+        ("a", 0, 0, 0.6), ("b", 0, 0, 0.5, EXACT), ("a", 0, 0, 0.9, other), ("b", 0, 0, 0.2, EXACT | other)
+    )
+    for controls in (tables.own_controls(runs), tables.control_by_row(runs, "b")):
+        table = tables.comparison_table(runs, controls)
+        assert line_of(table, "a · d")["difference"] == pytest.approx(0.1)
+        assert line_of(table, "a · e")["difference"] == pytest.approx(0.7)
+        assert tables.remarks(runs, controls) == []
 
 
 def test_a_row_with_two_settings_is_two_lines_named_by_what_differs():
