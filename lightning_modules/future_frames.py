@@ -35,8 +35,10 @@ from lightning_modules.horizon import (
     target_frames,
     training_targets,
 )
-from lightning_modules.metrics.frame_evaluation import VALIDATION, FrameEvaluation
+from lightning_modules.metrics.frame_evaluation import NONE, VALIDATION, FrameEvaluation
 from lightning_modules.metrics.frame_scores import PROTOCOLS
+from lightning_modules.metrics.frechet import feature_extractor
+from lightning_modules.metrics.lpips import NETWORKS as LPIPS_NETWORKS
 from lightning_modules.networks import UnitNetwork, build_frame_predictor
 from lightning_modules.predicted_clips import PredictedClips
 from lightning_modules.video_task import Batch, Inputs, VideoTask
@@ -53,6 +55,8 @@ class FutureFrames(VideoTask):
         predict: change (from the newest frame that can have reached the output) or frame.
         loss: mse, or l1_gdl (absolute error and gradient difference).
         saved_clips: test clips whose predictions are kept, the same in every run on the same data; 0 for none.
+        lpips: none, alex or vgg: the network whose features the test compares besides.
+        frechet: none, pixels, or the import path of a feature extractor for the test's Frechet distance.
         options: of every task, see `VideoTask`.
 
     Raises:
@@ -70,15 +74,21 @@ class FutureFrames(VideoTask):
         predict: str = "change",
         loss: str = "mse",
         saved_clips: int = 4,
+        lpips: str = NONE,
+        frechet: str = NONE,
         **options: Any,
     ) -> None:
         check_horizon(horizon, predict)
         if saved_clips < 0:
             raise ValueError(f"saved_clips is {saved_clips}; expected a number of test clips, 0 for none")
+        if lpips not in (NONE, *LPIPS_NETWORKS):
+            raise ValueError(f"lpips {lpips!r} is unknown; expected one of none, {', '.join(LPIPS_NETWORKS)}")
+        if frechet != NONE:
+            feature_extractor(frechet)
         super().__init__(**options)
         self._loss = frame_loss(loss)
         self._evaluation: FrameEvaluation | None = None
-        self.scored: dict[str, int] = {}  # clips and frames of the last evaluation
+        self.scored: dict[str, Any] = {}  # what the last evaluation's figures are about
 
     @property
     def horizon(self) -> int:
@@ -217,7 +227,8 @@ class FutureFrames(VideoTask):
 
     def on_test_epoch_start(self) -> None:
         """Forget the last evaluation."""
-        self._evaluation = FrameEvaluation(self.horizon, every_baseline=True)
+        extra = {name: self.hparams[name] for name in ("lpips", "frechet")}
+        self._evaluation = FrameEvaluation(self.horizon, every_baseline=True, **extra)
 
     def on_predict_epoch_start(self) -> None:
         """Score nothing: whoever takes the predictions does."""
@@ -231,7 +242,7 @@ class FutureFrames(VideoTask):
             first, *others = self.team.from_all_clips(self._evaluation)
             for other in others:
                 first.merge(other)
-            found = (first.figures(), {"clips": first.clips, "frames": first.frames})
+            found = (first.figures(), first.about())
         figures, self.scored = self.team.from_output(found)
         return figures
 
@@ -255,6 +266,5 @@ class FutureFrames(VideoTask):
             "depth": depth,
             "scored_frames": "newest frames D to T-K-D+1 of each clip",
             "protocols": PROTOCOLS,
-            "frechet": None,
             **self.scored,
         }

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Lightning moves what a step returns to the CPU, field by field
 class PredictedClips:
     """Clips, and what was said of their frames.
 

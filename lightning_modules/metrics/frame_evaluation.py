@@ -8,12 +8,17 @@ is no better than these has learnt nothing of motion (methods.md section 3, "Fut
 Shape legend: B clips, T frames, N outputs, K horizons, C channels, H and W height and width.
 """
 
+from typing import Any
+
 from torch import Tensor
 
 from lightning_modules.horizon import copy_last, horizons, mean_last
 from lightning_modules.metrics.frame_scores import FrameScores
+from lightning_modules.metrics.frechet import FrechetDistance
+from lightning_modules.metrics.lpips import Lpips
 from lightning_modules.predicted_clips import PredictedClips
 
+NONE = "none"
 VALIDATION = ("loss", "mse", "psnr_db", "ssim", "copy_last/mse")
 
 
@@ -23,14 +28,21 @@ class FrameEvaluation:
     Args:
         horizon: K; 0 for auto-encoding, which has no baselines: they know the frame that is asked for.
         every_baseline: score both baselines in full; otherwise the copy's MSE alone, for validations.
+        lpips: none, or the network of `Lpips`.
+        frechet: none, or the extractor of `FrechetDistance`.
+
+    Raises:
+        ValueError: no such network or extractor, or its weights can't be had.
     """
 
-    def __init__(self, horizon: int, *, every_baseline: bool) -> None:
+    def __init__(self, horizon: int, *, every_baseline: bool, lpips: str = NONE, frechet: str = NONE) -> None:
         self.horizon, self.every_baseline = horizon, every_baseline
         ahead = horizons(horizon)
         self.scores = FrameScores(ahead)
         names = ("copy_last", "mean_last") if every_baseline and horizon else ()
         self.baselines = {name: FrameScores(ahead) for name in names}
+        self.lpips = None if lpips == NONE else Lpips(lpips, ahead)
+        self.frechet = None if frechet == NONE else FrechetDistance(frechet)
         self.clips = 0
         self._loss = self._copy_mse = 0.0
 
@@ -51,6 +63,9 @@ class FrameEvaluation:
         self.clips += int(scored_BN.any(1).sum())
         self._loss += float(losses_BN[scored_BN].double().sum())
         self.scores.update(clips.prediction_BNKCHW, clips.target_BNKCHW, scored_BN)
+        for extra in (self.lpips, self.frechet):
+            if extra is not None:
+                extra.update(clips.prediction_BNKCHW, clips.target_BNKCHW, scored_BN)
         copied = copy_last(video_BTCHW, clips.newest_N, self.horizon)
         if not self.every_baseline:
             errors = (copied - clips.target_BNKCHW)[scored_BN].square().flatten(1).mean(1)
@@ -66,6 +81,10 @@ class FrameEvaluation:
         self._loss += other._loss
         self._copy_mse += other._copy_mse
         self.scores.merge(other.scores)
+        if self.lpips is not None and other.lpips is not None:
+            self.lpips.merge(other.lpips)
+        if self.frechet is not None and other.frechet is not None:
+            self.frechet.merge(other.frechet)
         for name, baseline in self.baselines.items():
             baseline.merge(other.baselines[name])
 
@@ -80,4 +99,13 @@ class FrameEvaluation:
             found |= {f"{name}/{key}": value for key, value in baseline.compute().items()}
         if not self.every_baseline and self.horizon:
             found["copy_last/mse"] = self._copy_mse / self.frames
+        if self.lpips is not None:
+            found |= self.lpips.compute()
+        if self.frechet is not None:
+            found["frechet"] = self.frechet.compute()
         return found
+
+    def about(self) -> dict[str, Any]:
+        """Return what the figures are means over, and what the Frechet distance was measured with."""
+        frechet = None if self.frechet is None else self.frechet.about()
+        return {"clips": self.clips, "frames": self.frames, "frechet": frechet}
