@@ -1,5 +1,6 @@
 """Saved predictions: one fixed bounded sample, files that can be read back, errors of full disks that say so."""
 
+import errno
 import io
 import json
 from pathlib import Path
@@ -208,6 +209,21 @@ def test_a_full_disk_is_said(tmp_path, name):
     (place / name).symlink_to("/dev/full")
     with pytest.raises(ValueError, match=r"could not be written to .*: the disk is full; free space there"):
         trainer(PredictedFrameFiles(tmp_path)).predict(Predictor(), loader(range(9), 4), return_predictions=False)
+
+
+def test_a_full_store_is_said():
+    class Full:
+        uri = "sqlite:///runs.db"
+
+        def log_folder(self, local, artifact_path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    callback, module = PredictedFrames(), Predictor()
+    fake = SimpleNamespace(loggers=[Full()], is_global_zero=True)
+    callback.on_test_start(fake, module)
+    callback.on_test_batch_end(fake, module, batch([0]), None, 0)
+    with pytest.raises(ValueError, match=r"could not be written to sqlite:///runs.db: the disk is full"):
+        callback.on_test_end(fake, module)
 
 
 def test_output_must_be_a_folder(tmp_path):
