@@ -12,10 +12,9 @@ Frames count from 1 here, as in the clock. Where skips bring newer frames, a cel
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
-from dashboard.plain import short
+from dashboard.names import clean
 
 MAX_UNITS = 64
 MAX_TICKS = 160
@@ -28,9 +27,6 @@ STYLE = """<style>
 .clock th[scope=row] {text-align: left}
 .clock td.back {font-style: italic}
 </style>"""
-
-
-FACTS_STYLE = "<style>.facts dt {color: #595959; font-size: .85rem} .facts dd {margin: 0 0 .4rem}</style>"
 
 
 class NoClock(ValueError):  # noqa: N818 - reads as a sentence
@@ -97,16 +93,10 @@ def facts(clock: Mapping[str, Any]) -> dict[str, str]:
         "first_gradient_ticks": "First gradient at tick",
         "stage_of_unit": "Stage of each unit",
     }
-    return {title: short(_flat(clock[name]), 200) for name, title in names.items() if clock.get(name) is not None}
+    return {title: clean(_flat(clock[name])) for name, title in names.items() if clock.get(name) is not None}
 
 
 def _flat(value: object) -> str:
     if isinstance(value, list):
         return ", ".join("+".join(map(str, part)) if isinstance(part, list) else str(part) for part in value)
     return str(value)
-
-
-def shown_facts(clock: Mapping[str, Any]) -> str:
-    """Return `facts` as an HTML description list."""
-    lines = "".join(f"<dt>{escape(title)}</dt><dd>{escape(text)}</dd>" for title, text in facts(clock).items())
-    return f'{FACTS_STYLE}<dl class="facts">{lines}</dl>'

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dashboard.frame_strip import as_image
-from dashboard.plain import short
+from dashboard.names import clean
 
 if TYPE_CHECKING:
     from av.video.stream import VideoStream
@@ -29,6 +29,7 @@ GAP_PX = 8
 TEXT_PX = 13
 HEAD_PX = 2 * TEXT_PX + 8
 COLUMNS = 4
+CONTROLS_PX = 48  # below the pictures, where players draw their controls
 MAX_FRAMES = 300
 _ENCODERS = ("libx264", "libopenh264")
 
@@ -48,9 +49,8 @@ def compose(tiles: Sequence[Tile], title: str) -> np.ndarray:
     columns = min(len(tiles), COLUMNS)
     lines = -(-len(tiles) // COLUMNS)
     tile_height = HEAD_PX + 2 * (_height(tiles) + GAP_PX)
-    page = Image.new(
-        "RGB", (columns * (TILE_PX + GAP_PX) + GAP_PX, TEXT_PX + 2 * GAP_PX + lines * tile_height), "white"
-    )
+    width = columns * (TILE_PX + GAP_PX) + GAP_PX
+    page = Image.new("RGB", (width, TEXT_PX + 2 * GAP_PX + lines * tile_height + CONTROLS_PX), "white")
     draw = ImageDraw.Draw(page)
     draw.text((GAP_PX, GAP_PX), title, "black", font)
     for place, tile in enumerate(tiles):
@@ -77,7 +77,7 @@ def _enlarged(frame_CHW: np.ndarray) -> Image.Image:
 
 def _two_lines(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
     """Return a name as at most two lines that fit a tile, the rest cut."""
-    left, lines = short(name), list[str]()
+    left, lines = clean(name), list[str]()
     while left and len(lines) < 2:
         length = max((n for n in range(1, len(left) + 1) if font.getlength(left[:n]) <= TILE_PX), default=1)
         lines.append(left[:length])
@@ -115,7 +115,7 @@ def _mp4(frames: list[np.ndarray], fps: float, encoder: str) -> bytes:
     import av
 
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4", options={"movflags": "faststart"}) as container:
+    with av.open(buffer, "w", format="mp4") as container:
         stream = cast("VideoStream", container.add_stream(encoder, rate=Fraction(fps).limit_denominator(1000)))
         stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], "yuv420p"
         for frame in frames:

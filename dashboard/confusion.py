@@ -12,7 +12,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from dashboard.plain import short
+from dashboard.names import clean
 
 MOST_CLASSES = 2000
 DRAWN_CLASSES = 30
@@ -39,7 +39,7 @@ def read_matrix(content: Mapping[str, Any]) -> tuple[list[str], np.ndarray]:
             f"confusion.json holds counts of shape {counts.shape}; expected K x K, K from 1 to {MOST_CLASSES}."
         )
     given = content.get("class_names")
-    names = [short(str(name)) for name in given] if isinstance(given, list) else []
+    names = [clean(str(name)) for name in given] if isinstance(given, list) else []
     names += [f"class {number}" for number in range(len(names), len(counts))]
     return _different(names[: len(counts)]), counts
 
@@ -95,4 +95,4 @@ def chart(names: list[str], counts: np.ndarray) -> alt.LayerChart:
         layers += base.transform_filter("datum.videos > 0").mark_text().encode(text="videos:Q", color=dark)
     else:
         layers += base.transform_filter("false").mark_text()
-    return layers.properties(width="container", height=120 + 22 * len(drawn))
+    return layers.properties(width="container", height=240 + 26 * len(drawn))

@@ -20,19 +20,24 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from dashboard.plain import short
+from dashboard.names import clean
 
 _LARGEST_PX = 192  # a cell is smaller than this on every screen
 STYLE = """<style>
 .frames {overflow-x: auto}
-.frames table {border-collapse: collapse; width: 100%; min-width: 340px; table-layout: fixed}
-.frames th, .frames td {padding: 2px; font-weight: 400; font-size: .85rem; border: 0; text-align: center}
-.frames th[scope=row] {width: 25%; max-width: 15rem; text-align: left; overflow-wrap: anywhere; position: sticky;
-  left: 0}
+.frames table {border-collapse: collapse; table-layout: fixed; width: 100%; max-width: 1000px}
+.frames th, .frames td {padding: 2px; font-weight: 400; font-size: .85rem; border: 0; text-align: center;
+  vertical-align: top}
+.frames th[scope=row] {width: 22%; text-align: left; vertical-align: middle; overflow-wrap: anywhere}
 .frames td img {width: 100%; max-width: 192px; image-rendering: pixelated; display: block; margin: 0 auto;
   outline: 1px solid #8884}
 .frames .dot {display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .35em}
-.frames small {color: #595959; display: block}
+.frames small {color: #595959; display: block; white-space: nowrap}
+@media (max-width: 640px) {
+  .frames tr {display: grid; grid-template-columns: repeat(6, 1fr)}
+  .frames th[scope=row] {grid-column: 1 / -1; width: auto; padding-top: .5rem}
+  .frames small {font-size: .65rem}
+}
 </style>"""
 
 
@@ -45,40 +50,43 @@ class Row:
         frames: (C, H, W) uint8 for each column, None where there is none.
         notes: a text under each frame, such as its PSNR; empty for none.
         colour: #RRGGBB of the row in the charts, or "".
+        alt: what a screen reader says of its pictures, where that is not the name.
     """
 
     name: str
     frames: Sequence[np.ndarray | None]
     notes: Sequence[str] = ()
     colour: str = ""
+    alt: str = ""
 
 
 def strip(columns: Sequence[int], rows: Sequence[Row], caption: str) -> str:
     """Return the table as HTML; `columns` are the numbers of the frames shown."""
-    head = "".join(f'<th scope="col">{number}</th>' for number in columns)
+    head = "".join(f'<th scope="col" role="columnheader">{number}</th>' for number in columns)
     body = "".join(_row(columns, row) for row in rows)
     return (
-        f'{STYLE}<div class="frames" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
-        f'<thead><tr><th scope="row">frame</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        f'{STYLE}<div class="frames" tabindex="0" role="region" aria-label="{escape(caption)}"><table role="table">'
+        f'<thead><tr role="row"><th scope="row" role="rowheader">frame</th>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
 
 
 def _row(columns: Sequence[int], row: Row) -> str:
-    name = escape(short(row.name))
+    name = escape(clean(row.name))
     dot = f'<span class="dot" style="background:{escape(row.colour)}"></span>' if row.colour else ""
     notes = row.notes or [""] * len(columns)
     cells = "".join(
-        _cell(frame, f"{name}, frame {number}", note)
+        _cell(frame, f"{escape(clean(row.alt or row.name))}, frame {number}", note)
         for number, frame, note in zip(columns, row.frames, notes, strict=True)
     )
-    return f'<tr><th scope="row">{dot}{name}</th>{cells}</tr>'
+    return f'<tr role="row"><th scope="row" role="rowheader">{dot}{name}</th>{cells}</tr>'
 
 
 def _cell(frame_CHW: np.ndarray | None, alt: str, note: str) -> str:
     if frame_CHW is None:
-        return "<td>–</td>"
+        return '<td role="cell">–</td>'
     below = f"<small>{escape(note)}</small>" if note else ""
-    return f'<td><img alt="{alt}" src="{picture(frame_CHW)}">{below}</td>'
+    return f'<td role="cell"><img alt="{alt}" src="{picture(frame_CHW)}">{below}</td>'
 
 
 def picture(frame_CHW: np.ndarray) -> str:

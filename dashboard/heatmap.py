@@ -68,11 +68,11 @@ def chart(table: pd.DataFrame, figure: str, x_title: str) -> alt.Chart:
                 "x:Q", title=x_title, scale=alt.Scale(zero=False, nice=False), axis=alt.Axis(format="~s", tickCount=6)
             ),
             x2="x2:Q",
-            y=alt.Y("unit:O", title="Unit", sort=units),
+            y=alt.Y("unit:O", title="Unit", sort=units, axis=alt.Axis(labelOverlap=False)),
             color=alt.Color("value:Q", title=title, scale=scale, legend=alt.Legend(orient="bottom", titleLimit=0)),
             tooltip=tooltip,
         )
-        .properties(width="container", height=110 + 34 * len(units))
+        .properties(width="container", height=150 + 30 * len(units))
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from dashboard import curves
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 AXES = {"step": "Updates", "frames_seen": "Frames seen", "seconds": "Time (s)"}
 COLUMNS = ["step", "value", "seconds"]
+LARGEST = 1e300  # MLflow keeps infinity as the largest double
 
 
 def read_timed_history(client: MlflowClient, uri: str, run_id: str, metric: str) -> pd.DataFrame:
@@ -26,6 +28,8 @@ def read_timed_history(client: MlflowClient, uri: str, run_id: str, metric: str)
     entries = sorted((entry.step, entry.timestamp, entry.value) for entry in history)
     table = pd.DataFrame(entries, columns=["step", "milliseconds", "value"])
     table = table.astype({"step": "int64", "milliseconds": "int64", "value": "float64"})
+    stored_infinity = table["value"].abs() > LARGEST
+    table["value"] = table["value"].where(~stored_infinity, np.inf)
     table = table.drop_duplicates("step", keep="last").assign(seconds=table["milliseconds"] / 1000)
     return table[COLUMNS].reset_index(drop=True)
 
