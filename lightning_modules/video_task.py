@@ -79,7 +79,8 @@ class VideoTask(LightningModule, ABC):
         depth: number of units, where the network leaves it open.
         reach: largest span of a skip in wiring dense.
         activation: relu, silu, softplus or tanh.
-        gradient_edges: all, or newest: gradients go back only along each unit's newest message.
+        gradient_edges: all; newest: gradients go back only along each unit's newest message; shortest: only along its
+            shortest path to the last unit.
         rule: backprop_frame, backprop_shifted, sideways, or backprop for whole-clip networks.
         executor: vectorised (a clip at once), pipelined (tick by tick), or cuda_graph (the same, replayed on a GPU).
         update: clip (weights fixed inside a clip) or frame (a step at every tick).

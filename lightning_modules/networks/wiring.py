@@ -24,7 +24,13 @@ from the last unit, which compares nothing, to all that it reads):
 
     concat     3 reads 2 (frame n) and 1 (frame n + 1)      all: to 2 and 1      newest: to 1 only
 
-The price: what the other edges would bring is missing, on a constant video too, so that "constant video equals
+`gradients: shortest` lets each unit's gradient come back along one path, that of the fewest hops to the last unit (of
+equals, from the highest reader): the smallest lag that a wiring can give each unit, and with `stash: exact` the fewest
+past inputs, 2 x hops + 1 of them instead of 2 (D - i) + 1, and no message that waits:
+
+    unet       unit 1 -> 6   2 -> 5 -> 6   3 -> 4 -> 5 -> 6      hops of units 1..6: 1 2 3 2 1 0; chain: 5 4 3 2 1 0
+
+The price of both: what the other edges would bring is missing, on a constant video too, so that "constant video equals
 backprop" holds against backprop over the same edges only.
 """
 
@@ -37,7 +43,7 @@ from typing import Literal, get_args
 Merge = Literal["sum", "concat"]
 WIRINGS = ("chain", "residual", "concat", "dense", "input")  # of every network of units
 PREDICTOR_WIRINGS = (*WIRINGS, "unet")  # of encoder-decoder networks
-GradientEdges = Literal["all", "newest"]
+GradientEdges = Literal["all", "newest", "shortest"]
 INPUT = 0
 
 
@@ -49,7 +55,8 @@ class Wiring:
         name: one of `PREDICTOR_WIRINGS`, or a name of your own.
         sources: `sources[i - 1]` lists what unit i reads, its chain neighbour i - 1 first; 0 is the frame.
         merge: `sum` adds the messages, `concat` puts their channels side by side.
-        gradients: `all` edges carry gradients back, or only those of each unit's `newest` message.
+        gradients: `all` edges carry gradients back, only those of each unit's `newest` message, or only those of each
+            unit's `shortest` path to the last one.
 
     Raises:
         ValueError: a unit does not read its chain neighbour first, or reads a unit that is not below it, or a unit
@@ -68,12 +75,13 @@ class Wiring:
             if len(set(sources)) != len(sources) or not all(0 <= j < unit for j in sources):
                 raise ValueError(f"unit {unit} reads {sources}; expected distinct units from 0 to {unit - 1}")
         if self.gradients not in get_args(GradientEdges):
-            raise ValueError(f"gradient edges {self.gradients!r} are unknown; expected 'all' or 'newest'")
+            known = ", ".join(get_args(GradientEdges))
+            raise ValueError(f"gradient edges {self.gradients!r} are unknown; expected one of {known}")
         without = [unit for unit in range(1, self.depth + 1) if not self.gradient_paths(unit)]
         if without:
             raise ValueError(
                 f"wiring {self.name!r} with gradient edges {self.gradients!r} gives no gradient to units {without}; "
-                "use gradient edges 'all', or wiring 'residual', 'concat' or 'dense'"
+                "use gradient edges 'all' or 'shortest', or wiring 'residual', 'concat' or 'dense'"
             )
 
     @property
@@ -89,6 +97,8 @@ class Wiring:
         """Whether a unit sends a gradient back over an edge: never to the frame [D, see the top of this file]."""
         if source == INPUT:
             return False
+        if self.gradients == "shortest":
+            return unit == _next_on_shortest_path(self, source)
         return self.gradients == "all" or unit == self.depth or source == min(self.sources_of(unit))
 
     def edges(self) -> Iterator[tuple[int, int]]:
@@ -113,11 +123,27 @@ class Wiring:
         return any(len(sources) > 1 for sources in self.sources)
 
 
+def _readers(wiring: Wiring, unit: int) -> list[int]:
+    return [i for j, i in wiring.edges() if j == unit]
+
+
+@cache
+def _hops_to_last(wiring: Wiring, unit: int) -> int:
+    """Fewest hops from a unit to the last one, over all edges."""
+    return 0 if unit == wiring.depth else 1 + min(_hops_to_last(wiring, reader) for reader in _readers(wiring, unit))
+
+
+@cache
+def _next_on_shortest_path(wiring: Wiring, unit: int) -> int:
+    """The reader through which a unit is nearest to the last one; of equals the highest [D]."""
+    return min(_readers(wiring, unit), key=lambda reader: (_hops_to_last(wiring, reader), -reader))
+
+
 @cache
 def _gradient_paths(wiring: Wiring, unit: int) -> frozenset[int]:
     if unit == wiring.depth:
         return frozenset({0})
-    readers = [i for j, i in wiring.edges() if j == unit and wiring.carries_gradient(unit, i)]
+    readers = [i for i in _readers(wiring, unit) if wiring.carries_gradient(unit, i)]
     return frozenset(n + 1 for reader in readers for n in _gradient_paths(wiring, reader))
 
 
@@ -143,7 +169,8 @@ def make_wiring(name: str, depth: int, *, reach: int | None = None, gradients: G
         name: one of `PREDICTOR_WIRINGS`; `unet` is made for encoder-decoder networks.
         depth: number of units, at least 1.
         reach: `dense` only: the largest span of a skip; None means no limit.
-        gradients: `all` edges carry gradients back, or only those of each unit's `newest` message.
+        gradients: `all` edges carry gradients back, or only those of each unit's `newest` message, or only each unit's
+            `shortest` path.
 
     Raises:
         ValueError: an unknown name, a depth below 1, or a reach that has no meaning.

@@ -3,7 +3,7 @@
 import pytest
 
 from lightning_modules.execution.schedule import first_gradient_tick, lag, shortest_clip
-from lightning_modules.networks.wiring import WIRINGS, Wiring, make_wiring
+from lightning_modules.networks.wiring import PREDICTOR_WIRINGS, WIRINGS, Wiring, make_wiring
 
 SKIPS = ("residual", "concat", "dense")
 
@@ -72,6 +72,24 @@ def test_newest_edges_by_hand():
     assert [lag(wiring, unit) for unit in range(1, 6)] == [6, 4, 2, 2, 0]
 
 
+@pytest.mark.parametrize("name", PREDICTOR_WIRINGS)
+@pytest.mark.parametrize("depth", range(4, 8))
+def test_shortest_edges_give_each_unit_one_path_of_the_fewest_hops(name, depth):
+    wiring, everything = make_wiring(name, depth, gradients="shortest"), make_wiring(name, depth)
+    for unit in range(1, depth + 1):
+        assert wiring.gradient_paths(unit) == {min(everything.gradient_paths(unit))}
+
+
+def test_shortest_edges_by_hand():
+    unet = make_wiring("unet", 6, gradients="shortest")
+    assert [(j, i) for j, i in unet.edges() if unet.carries_gradient(j, i)] == [(3, 4), (4, 5), (2, 5), (5, 6), (1, 6)]
+    assert [lag(unet, unit) for unit in range(1, 7)] == [2, 4, 6, 4, 2, 0]
+    assert shortest_clip(unet) == 6 + 3
+    # concat, 5 units: 5 reads 4 and 3, 4 reads 3 and 2, 3 reads 2 and 1: unit 2 has two hops by 4, unit 1 three by 3.
+    concat = make_wiring("concat", 5, gradients="shortest")
+    assert [(j, i) for j, i in concat.edges() if concat.carries_gradient(j, i)] == [(1, 3), (2, 4), (4, 5), (3, 5)]
+
+
 def test_newest_edges_of_a_chain_are_all_edges():
     newest, everything = make_wiring("chain", 5, gradients="newest"), make_wiring("chain", 5)
     for unit in range(1, 6):
@@ -90,7 +108,7 @@ def test_newest_edges_of_a_chain_are_all_edges():
             lambda: make_wiring("input", 4, gradients="newest"),
             r"no gradient to units \[1, 2\]; use gradient edges 'all'",
         ),
-        (lambda: make_wiring("chain", 4, gradients="some"), "expected 'all' or 'newest'"),
+        (lambda: make_wiring("chain", 4, gradients="some"), "expected one of all, newest, shortest"),
         (lambda: Wiring("mine", ((0,), (0, 1))), "its chain neighbour 1 must come first"),
         (lambda: Wiring("mine", ((0,), ())), "its chain neighbour 1 must come first"),
         (lambda: Wiring("mine", ((0,), (1, 1))), "expected distinct units"),

@@ -15,7 +15,11 @@ from tests.lightning_modules.execution.reference import moving_video, relative_e
 
 LABELS = torch.tensor([0, 2, 1])
 GOLDEN = Path(__file__).parent / "golden.json"
-EDGES = [(w, "all") for w in WIRINGS] + [(w, "newest") for w in ("residual", "concat", "dense")]
+EDGES = [
+    *((w, "all") for w in WIRINGS),
+    *((w, "newest") for w in ("residual", "concat", "dense")),
+    *((w, "shortest") for w in ("concat", "dense")),
+]
 RULES = {
     "sideways": make_rule("sideways"),
     "stash": make_rule("sideways", stash="exact"),

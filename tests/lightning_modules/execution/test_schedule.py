@@ -54,7 +54,7 @@ def test_receptive_field_spans_depth_minus_shortest_path_plus_one(wiring_name: s
     assert max(frames) == schedule.newest_frame(wiring, depth, tick) == tick - shortest + 1
 
 
-@pytest.mark.parametrize("gradients", ["all", "newest"])
+@pytest.mark.parametrize("gradients", ["all", "newest", "shortest"])
 @pytest.mark.parametrize("wiring_name", ["chain", "residual", "concat", "dense"])
 def test_first_gradient_and_lag_against_a_walk_over_messages(wiring_name: str, gradients: str) -> None:
     wiring = make_wiring(wiring_name, 5, gradients=gradients)  # type: ignore[arg-type]

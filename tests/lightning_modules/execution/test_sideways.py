@@ -19,7 +19,11 @@ from tests.lightning_modules.execution.reference import (
 FRAME = make_rule("sideways", update="frame")
 LABELS = torch.tensor([0, 2])
 # Wiring `input` with newest edges gives its lower units nothing and is refused: see test_wirings.py.
-EDGES = [(w, "all") for w in WIRINGS] + [(w, "newest") for w in WIRINGS if w != "input"]
+EDGES = [
+    *((w, "all") for w in WIRINGS),
+    *((w, "newest") for w in WIRINGS if w != "input"),
+    *((w, "shortest") for w in WIRINGS if w != "chain"),
+]
 
 
 def gradients_by_tick(network: UnitNetwork, video: Tensor, labels: Tensor = LABELS) -> list[dict[str, Tensor]]:
@@ -78,7 +82,7 @@ def test_explicit_lag_formula_on_a_chain(depth: int) -> None:
             assert relative_error(of_unit(network, unit, ticks[tick - depth]), expected_mean) < 1e-12, (unit, tick)
 
 
-@pytest.mark.parametrize("gradient_edges", ["all", "newest"])
+@pytest.mark.parametrize("gradient_edges", ["all", "newest", "shortest"])
 @pytest.mark.parametrize("wiring", ["residual", "concat", "dense"])
 def test_skip_wirings_follow_the_message_recursion(wiring: str, gradient_edges: str) -> None:
     network, video = tiny_network(4, wiring, gradient_edges=gradient_edges), moving_video(2, 11)

@@ -18,7 +18,11 @@ from tests.lightning_modules.execution.reference import moving_video, relative_e
 
 pytestmark = pytest.mark.timeout(60)
 LABELS = torch.tensor([0, 2, 1])
-EDGES = [(w, "all") for w in WIRINGS] + [(w, "newest") for w in ("residual", "concat", "dense")]
+EDGES = [
+    *((w, "all") for w in WIRINGS),
+    *((w, "newest") for w in ("residual", "concat", "dense")),
+    *((w, "shortest") for w in ("concat", "dense")),
+]
 SIDEWAYS = make_rule("sideways")
 
 

@@ -14,7 +14,11 @@ from tests.lightning_modules.execution.reference import moving_video, relative_e
 from tests.lightning_modules.execution.threads import in_stages, own_state
 
 LABELS = torch.tensor([0, 2, 1])
-EDGES = [(w, "all") for w in WIRINGS] + [(w, "newest") for w in ("residual", "concat", "dense")]
+EDGES = [
+    *((w, "all") for w in WIRINGS),
+    *((w, "newest") for w in ("residual", "concat", "dense")),
+    *((w, "shortest") for w in ("concat", "dense")),
+]
 CUTS = [(1, 1), (2, 3), (4, 1), (1, 2, 2), (1, 1, 1, 1)]
 RULES = {
     "sideways": (make_rule("sideways"), "pipelined"),

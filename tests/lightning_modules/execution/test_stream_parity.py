@@ -13,7 +13,11 @@ from lightning_modules.rules import make_rule
 from lightning_modules.rules.rule import Rule
 from tests.lightning_modules.execution.reference import moving_video, relative_error, tiny_network
 
-EDGES = [(w, "all") for w in WIRINGS] + [(w, "newest") for w in ("residual", "concat", "dense")]
+EDGES = [
+    *((w, "all") for w in WIRINGS),
+    *((w, "newest") for w in ("residual", "concat", "dense")),
+    *((w, "shortest") for w in ("concat", "dense")),
+]
 RULES = {"sideways": make_rule("sideways"), "stash": make_rule("sideways", stash="exact", drain=False)}
 LENGTHS = torch.tensor([14, 9, 3])  # the second lane's video ends inside a piece, the third's before the first gradient
 LABELS = torch.tensor([0, 2, 1])
