@@ -1,11 +1,14 @@
-"""`skip-sideways dashboard`: serve the comparison page of a tracking store on this machine only."""
+"""`skip-sideways dashboard`: serve the pages over a tracking store on this machine only."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import os
 import socket
 import sys
+import threading
 from pathlib import Path
 
 FIRST_PORT = 8501
@@ -83,6 +86,8 @@ def serve(host: str, port: int, *, browser: bool) -> int:
     """Run Streamlit in this process, so that nothing outlives it; return when it is told to stop (SIGINT, SIGTERM)."""
     from streamlit.web import cli
 
+    # What the first page needs takes longer to import than to run: it starts while the browser opens.
+    threading.Thread(target=_import_page, daemon=True).start()
     options = {
         "server.address": host,
         "server.port": port,
@@ -93,6 +98,7 @@ def serve(host: str, port: int, *, browser: bool) -> int:
         "browser.gatherUsageStats": False,
         "client.toolbarMode": "minimal",
         "logger.hideWelcomeMessage": True,
+        "theme.base": "light",  # the rows' colours are chosen for white
         "theme.primaryColor": "#0072B2",
     }
     flags = [f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in options.items()]
@@ -101,6 +107,14 @@ def serve(host: str, port: int, *, browser: bool) -> int:
     except KeyboardInterrupt:
         print()
     return 0
+
+
+def _import_page() -> None:
+    """Import what the first page needs. A failure is left to the page, which will have it again and show it."""
+    with contextlib.suppress(Exception):
+        importlib.import_module("mlflow.tracking")
+        importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
+        importlib.import_module("dashboard.pages.compare")
 
 
 def home_page() -> Path:

@@ -12,7 +12,7 @@ from dashboard.palette import Palette
 from dashboard.scores import Score
 
 HEIGHT_PX = 330
-_LEGEND_PX = 500
+_LEGEND_PX = 300  # fits a phone
 _LEGEND_ROW_PX = 24
 _LEGEND_LETTERS = 60
 _STROKE = {"symbolType": "stroke", "symbolSize": 300, "symbolStrokeWidth": 3}
@@ -115,7 +115,7 @@ def cost_by_stage(stages: pd.DataFrame, palette: Palette, cost: str) -> alt.Laye
     base = alt.Chart(stages).encode(
         x=alt.X("stage:O", title="Stage", axis=alt.Axis(labelAngle=0)),
         y=alt.Y("mean:Q", title=cost, scale=alt.Scale(zero=True)),
-        color=_colour(palette, stages["line"], _MARKER),
+        color=_colour(palette, stages["line"], _STROKE),
     )
     dash = alt.StrokeDash("line:N", scale=_scale(palette, stages["line"], "dash"), legend=None)
     shape = alt.Shape("line:N", scale=_scale(palette, stages["line"], "shape"), legend=None)
@@ -139,7 +139,7 @@ def _colour(palette: Palette, lines: pd.Series, symbol: dict[str, Any]) -> alt.C
 
 
 def _legend_grid(lines: pd.Series) -> tuple[int, int]:
-    """Return columns and rows of a legend that fits half a page without cutting a name."""
+    """Return columns and rows of a legend that fits a phone without cutting a name."""
     widest_px = 34 + 6 * min(max((len(line) for line in lines.unique()), default=1), _LEGEND_LETTERS)
     columns = min(max(_LEGEND_PX // widest_px, 1), 4)
     return columns, math.ceil(lines.nunique() / columns)

@@ -82,7 +82,10 @@ def score_decimals(score: Score, table: pd.DataFrame) -> int:
 
 
 def shown_columns(table: pd.DataFrame, score: Score) -> list[str]:
-    """Return the columns to show, in order: settings only where they differ, costs only where some line has them."""
+    """Return the columns to show, in order: settings only where they differ, costs only where some line has them.
+
+    Row and score come first: they are what a narrow screen shows without scrolling.
+    """
     costs = [column for column in _COSTS if table[column].notna().any()]
     varying = varying_settings(table)
     scope = [name for name in ("dataset", "comparison") if name in varying]
@@ -91,7 +94,7 @@ def shown_columns(table: pd.DataFrame, score: Score) -> list[str]:
     protocol = [name for name in ("horizon", "views") if name in varying]
     data = [name for name in ("videos", "id_hash") if (table[name] != "").any()]
     counts = ["runs", "folds", "seeds"]
-    return ["swatch", "line", *scope, *settings, *lmin, *counts, score.metric, "difference", *protocol, *data, *costs]
+    return ["swatch", "line", score.metric, "difference", *scope, *settings, *lmin, *counts, *protocol, *data, *costs]
 
 
 def header(column: str, score: Score) -> tuple[str, str]:

@@ -57,8 +57,8 @@ class Selection:
         return self.scope[self.scope["line"].isin({*self.chosen["line"], *controls})]
 
 
-def select_runs(runs: pd.DataFrame) -> Selection:
-    """Draw the filters and return what they select. `runs` has at least one line."""
+def select_runs(runs: pd.DataFrame, *, control: bool = True) -> Selection:
+    """Draw the filters and return what they select. `runs` has at least one line; `control`: draw the choice of it."""
     # Newest first, so that the page opens on what was run last.
     recent = runs.sort_values("started", ascending=False, kind="stable").fillna(
         {"task": "unknown", "dataset": "unknown", "comparison": SINGLE_RUNS}
@@ -66,13 +66,15 @@ def select_runs(runs: pd.DataFrame) -> Selection:
     task, dataset, comparison = _select_scope(recent)
     scope = label_lines(with_baselines(of_scope(runs, dataset, comparison, task)))
     lines = sorted(scope["line"].unique())
-    first, second, third, fourth = st.columns([2, 3, 1, 1])
-    with first:
-        control, name = _select_control(scope, lines)
+    *first, second, third, fourth = st.columns([2, 3, 1, 1] if control else [4, 1, 1])
+    against: tuple[Control, str] = (None, "")
+    if first:
+        with first[0]:
+            against = _select_control(scope, lines)
     with second:
         rows = links.choose_many("Rows", lines, "rows", placeholder="All rows")
     score = _select_score(task, scope, third, fourth)
-    return Selection(task, scope, scope[scope["line"].isin(rows or lines)], score, control, name)
+    return Selection(task, scope, scope[scope["line"].isin(rows or lines)], score, *against)
 
 
 def _select_scope(recent: pd.DataFrame) -> tuple[str, str, str]:

@@ -256,7 +256,7 @@ def _record(run: Run) -> dict[str, Any]:
     record: dict[str, Any] = {name: clean(given.get(name) or "") or None for name in TAGS}
     info = run.info
     named = " ".join(filter(None, (record["rule"], record["wiring"])))
-    record["row"] = record["row"] or named or clean(info.run_name or "") or "unnamed"
+    record["row"] = record["row"] or clean(named) or clean(info.run_name or "") or "unnamed"
     record.update({name: _finite(value) for name, value in run.data.metrics.items() if _is_read(name)})
     record.update(run_id=info.run_id, name=clean(info.run_name or ""), status=info.status)
     record.update(started=info.start_time, ended=info.end_time, parent=given.get("mlflow.parentRunId", ""))

@@ -59,7 +59,7 @@ def _column(column: str, selection: Selection) -> Any:
     title, explanation = display.header(column, selection.score)
     text = column in ("swatch", "line", "lmin", "videos", "id_hash", *tables.LINE)
     kind = st.column_config.TextColumn if text else st.column_config.NumberColumn
-    return kind(title, help=explanation, width=display.WIDTHS_PX.get(column), pinned=column in ("swatch", "line"))
+    return kind(title, help=explanation, width=display.WIDTHS_PX.get(column))
 
 
 def draw_downloads(selection: Selection, table: pd.DataFrame) -> None:

@@ -24,9 +24,10 @@ def draw(uri: str) -> None:
 
 def draw_costs(runs: pd.DataFrame) -> None:
     """Draw the page for a store with at least one run."""
-    selection = select_runs(runs)
+    selection = select_runs(runs, control=False)
     palette = Palette(selection.scope)
-    cost = links.choose("Cost", COSTS, "cost")
+    with st.columns(3)[0]:
+        cost = links.choose("Cost", COSTS, "cost")
     table = tables.comparison_table(selection.chosen, None, selection.score)
     draw_front(selection.score, table, palette, cost)
     draw_stages(selection, palette)
@@ -59,7 +60,8 @@ def draw_front(score: Score, table: pd.DataFrame, palette: Palette, cost: str) -
             "Pareto front": known["front"].map({True: "yes", False: "–"}),
         }
     )
-    st.dataframe(listed.sort_values("Pareto front", ascending=False, kind="stable"), hide_index=True, key="cost_table")
+    best_first = known["front"].sort_values(ascending=False, kind="stable").index
+    st.dataframe(listed.loc[best_first], hide_index=True, key="cost_table")
 
 
 def draw_stages(selection: Selection, palette: Palette) -> None:
@@ -70,7 +72,8 @@ def draw_stages(selection: Selection, palette: Palette) -> None:
     if not found:
         st.caption("No run here was trained in stages (`--trainer.strategy depth_parallel`).")
         return
-    kind = links.choose("Of each stage", found, "stage_cost")
+    with st.columns(3)[0]:
+        kind = links.choose("Of each stage", found, "stage_cost")
     st.altair_chart(charts.cost_by_stage(by_stage(counted, kind), palette, found[kind]), key="stage_chart")
 
 

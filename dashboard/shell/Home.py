@@ -20,6 +20,9 @@ from dashboard.runs import tracking_uri
 # Streamlit's wide layout leaves 5 to 6 rem empty around the page; the table needs the width on a small laptop.
 STYLE = (
     ".stMainBlockContainer {padding: 4rem 2.5rem 3rem} "
+    # Streamlit's own small print is too pale to read well: 3.5 to 1 on white.
+    "[data-testid=stCaptionContainer], [data-testid=stCaptionContainer] * {color: #555; opacity: 1} "
+    ".stMarkdown code {color: inherit} "
     "@media (max-width: 640px) {.stMainBlockContainer {padding: 4rem 1rem 3rem}}"
 )
 PAGES = {  # module in dashboard/pages and address: title. No icons: a browser would fetch them from Google
@@ -33,12 +36,12 @@ PAGES = {  # module in dashboard/pages and address: title. No icons: a browser w
 
 def main() -> None:
     """Draw the page that the address names for the store of `tracking_uri()`."""
-    st.set_page_config(page_title="skip-sideways", layout="wide")
-    st.html(f"<style>{STYLE}</style>")
     pages = [
         st.Page(opener(name), title=title, url_path=name, default=name == "compare") for name, title in PAGES.items()
     ]
     page = st.navigation(pages, position="top")
+    st.set_page_config(page_title=f"{page.title} · skip-sideways", layout="wide")
+    st.html(f"<style>{STYLE}</style>")
     with links.written():
         page.run()
     refresh.follow(tracking_uri())
