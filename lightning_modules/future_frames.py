@@ -126,7 +126,7 @@ class FutureFrames(VideoTask):
         return self.min_frames
 
     def check_data(self, data: Any, trainer: Trainer, *, training: bool) -> None:
-        """Refuse streams, and clips whose frames the network cannot halve, or that are too short to be scored.
+        """Refuse streams, several stages, frames that the network cannot halve, and clips too short to be scored.
 
         Raises:
             ValueError: with the reason, and what to use instead.
@@ -135,6 +135,11 @@ class FutureFrames(VideoTask):
             raise ValueError(
                 f"stream with FutureFrames: a clip's last {self.horizon} frames are its targets, which no piece of a "
                 "stream may read ahead; use --data.stream false"
+            )
+        if getattr(trainer.strategy, "stages", 1) > 1:
+            raise ValueError(
+                f"FutureFrames on {trainer.strategy.stages} stages: the last one compares with frames that only the "  # type: ignore[attr-defined]
+                "first one has; use one device, or --trainer.strategy depth_parallel with --trainer.strategy.stages 1"
             )
         super().check_data(data, trainer, training=training)
         clips = getattr(data, "clip_options", data)

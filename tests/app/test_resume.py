@@ -26,6 +26,11 @@ CASES = {
     },
     "gradients logged": {"trainer": {"max_epochs": 2}, "model": {"log_gradients_every": 2}},
     "no validation": {"trainer": {"max_epochs": 2, "limit_val_batches": 0}},
+    "future frames": {
+        "trainer": {"max_epochs": 2},
+        "model": {"class_path": "FutureFrames", "depth": 6, "horizon": 1, "wiring": "unet"},
+        "data": {"frames": 13},
+    },
     "two loader processes": {"trainer": {"max_epochs": 2}, "data": {"num_workers": 2}},
 }
 
