@@ -88,22 +88,29 @@ def target_frames(video_BTCHW: Tensor, newest_N: Tensor, horizon: int) -> Tensor
     return video_BTCHW[:, (newest_N.cpu()[:, None] + ahead_K).to(video_BTCHW.device)]
 
 
-def training_targets(video_BTCHW: Tensor, first_newest: int, *, horizon: int, predict: str) -> Tensor:
+def training_targets(
+    video_BTCHW: Tensor, first_newest: int, lengths_B: Tensor, *, horizon: int, predict: str
+) -> Tensor:
     """Return what the network is to say for each nominal frame that it reads, (B, T - K, O, H, W).
 
-    Entries of nominal frames that have no output hold the last frame's; nothing reads them.
+    Entries of nominal frames that have no output hold those of the clip's last newest frame with all its targets; only
+    a rule's `lead` reads them.
 
     Args:
         video_BTCHW: whole clips.
         first_newest: newest frame of the first output, `newest_frames(...)[0]`.
+        lengths_B: real frames of each clip.
         horizon: K.
         predict: `change` (less x[m]) or `frame`.
     """
     frames = video_BTCHW.shape[1]
-    newest_N = (torch.arange(frames - horizon) + first_newest).clamp_max(frames - 1 - horizon)
-    wanted_BNKCHW = target_frames(video_BTCHW, newest_N, horizon)
+    device, clips = video_BTCHW.device, torch.arange(len(video_BTCHW), device=video_BTCHW.device)
+    last_B1 = (lengths_B.to(device)[:, None] - 1 - horizon).clamp_min(0)
+    newest_BN = torch.minimum(torch.arange(frames - horizon, device=device) + first_newest, last_B1)
+    ahead_K = torch.tensor(horizons(horizon), device=device)
+    wanted_BNKCHW = video_BTCHW[clips[:, None, None], newest_BN[:, :, None] + ahead_K]
     if says_change(horizon, predict):
-        wanted_BNKCHW = wanted_BNKCHW - video_BTCHW[:, newest_N.to(video_BTCHW.device), None]
+        wanted_BNKCHW = wanted_BNKCHW - video_BTCHW[clips[:, None], newest_BN][:, :, None]
     return wanted_BNKCHW.flatten(2, 3)
 
 

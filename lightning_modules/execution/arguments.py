@@ -49,12 +49,20 @@ def check_state(rule: Rule, executor: str, state: PipelineState | None) -> None:
     """
     if state is None:
         return
+    _check_no_lead(rule)
     if executor != "pipelined":
         raise ValueError(f"a state with executor {executor!r}, which holds none; use executor 'pipelined'")
     if rule.drains:
         raise ValueError(
             "a state with stash 'exact' and drain=True, which empties the pipeline at the end of each clip; "
             "use drain=False for clips that continue a stream"
+        )
+
+
+def _check_no_lead(rule: Rule) -> None:
+    if rule.lead:
+        raise ValueError(
+            f"a stream with lead={rule.lead}: the targets of later frames are in the next piece; use lead 0, or clips"
         )
 
 
@@ -83,6 +91,7 @@ def check_stream(network: UnitNetwork | ClipNetwork, rule: Rule, executor: str) 
         )
     if not rule.forward_shift:
         return
+    _check_no_lead(rule)
     if not rule.pipelines:
         raise ValueError(
             f"stream with rule {rule.name!r}, which goes back through time over the whole clip, and so would over the "

@@ -45,6 +45,11 @@ def targets_at(targets: Tensor, frame: int) -> Tensor:
     return targets if targets.dim() == 1 else targets[:, frame - 1]
 
 
+def leading_targets(targets: Tensor, frame: int, lead: int) -> Tensor:
+    """Return the targets of `lead` frames later, of the clip's last frame where that comes first (see sideways.py)."""
+    return targets if targets.dim() == 1 else targets[:, min(frame + lead, targets.shape[1]) - 1]
+
+
 def joined_targets(before: Tensor | None, targets: Tensor, *, start: int) -> tuple[Tensor, int]:
     """Return the targets that a piece of a stream needs, and the number of the frame that they begin after.
 

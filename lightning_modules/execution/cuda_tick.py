@@ -108,24 +108,33 @@ def run_cuda_graph(
         ValueError: several devices or stages, or none that is a GPU.
     """
     check_cuda_graph(network, video_BTCHW, stage)
-    tick = _tick_for(network, video_BTCHW, targets, loss, sums=on_tick is None)
+    tick = _tick_for(network, video_BTCHW, targets, loss, lead=rule.lead, sums=on_tick is None)
     return run_slots(tick.slots, tick, video_BTCHW, targets, rule, lengths_B, on_tick)
 
 
-def _tick_for(network: UnitNetwork, video_BTCHW: Tensor, targets: Tensor, loss: Loss, *, sums: bool) -> CudaGraphTick:
+def _tick_for(
+    network: UnitNetwork, video_BTCHW: Tensor, targets: Tensor, loss: Loss, *, lead: int, sums: bool
+) -> CudaGraphTick:
     """Return the tick captured for clips like these; the oldest of too many is forgotten."""
     frame_BCHW, targets_B, kind = video_BTCHW[:, 0], targets_at(targets, 1), video_BTCHW.device.type
     autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
     channels_last = has_channels_last(network)
     given = tuple((t.shape, t.dtype, t.device) for t in (frame_BCHW, targets_B))
     weights = tuple((p.data_ptr(), p.requires_grad) for p in network.parameters())
-    key = (given, weights, loss, sums, autocast, channels_last)
+    key = (given, weights, loss, bool(lead), sums, autocast, channels_last)
     kept = _ticks.setdefault(network, {})
     if key not in kept:
         while len(kept) >= _KEPT:
             del kept[next(iter(kept))]
         slots = SlotTick(
-            network, loss, frame_BCHW, targets_B, sums=sums, autocast=autocast, channels_last=channels_last
+            network,
+            loss,
+            frame_BCHW,
+            targets_B,
+            lead=lead,
+            sums=sums,
+            autocast=autocast,
+            channels_last=channels_last,
         )
         kept[key] = CudaGraphTick(slots)
     return kept[key]

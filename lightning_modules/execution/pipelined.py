@@ -32,6 +32,7 @@ from lightning_modules.execution.clip_loss import (
     cross_entropy,
     joined_targets,
     last_targets,
+    leading_targets,
     targets_at,
     valid_outputs,
 )
@@ -72,12 +73,14 @@ def _vjp(
     leaves: list[Tensor],
     output: Tensor,
     grad_output: Tensor | None,
+    *,
+    retain_graph: bool = False,
 ) -> _Vjp:
     inputs = {j: leaf for j, leaf in zip(sources, leaves, strict=True) if leaf.requires_grad}
     wanted = [*parameters.values(), *inputs.values()]
     if not wanted:
         return _Vjp({}, {})
-    found = torch.autograd.grad(output, wanted, grad_output)
+    found = torch.autograd.grad(output, wanted, grad_output, retain_graph=retain_graph)
     return _Vjp(dict(zip(parameters, found, strict=False)), dict(zip(inputs, found[len(parameters) :], strict=True)))
 
 
@@ -136,7 +139,13 @@ class Pipeline:
         return new.get(self.network.depth)
 
     def train(
-        self, frame_BCHW: Tensor | None, targets_B: Tensor | None, weight_B: Tensor | None, *, draining: bool = False
+        self,
+        frame_BCHW: Tensor | None,
+        targets_B: Tensor | None,
+        weight_B: Tensor | None,
+        *,
+        draining: bool = False,
+        leading_B: Tensor | None = None,
     ) -> tuple[Tensor | None, Tensor | None, dict[str, Tensor]]:
         """Do one tick of every unit: the four steps above [P, methods.md sections 2 and 3; stash D].
 
@@ -145,6 +154,7 @@ class Pipeline:
             targets_B: the target of the output's nominal frame; None where there is no output.
             weight_B: 1 for clips that have not ended, else 0; None: no clip has.
             draining: no frame comes any more; units only pass gradients on.
+            leading_B: the target behind what the last unit sends, where that is not `targets_B` (`lead`).
 
         Returns:
             The summed loss (a scalar), the output (B, K), and the tick's summed gradients by parameter name; both
@@ -160,7 +170,7 @@ class Pipeline:
                 activation, vjp = self._tick_below(unit, messages, weight_B)
             elif messages is not None:
                 assert targets_B is not None
-                total, output, vjp = self._tick_last(messages, targets_B, weight_B)
+                total, output, vjp = self._tick_last(messages, targets_B, weight_B, leading_B)
                 activation = output
             else:
                 activation = vjp = None
@@ -207,16 +217,26 @@ class Pipeline:
         return self._arrived[source]
 
     def _tick_last(
-        self, messages: list[Tensor], targets_B: Tensor, weight_B: Tensor | None
+        self, messages: list[Tensor], targets_B: Tensor, weight_B: Tensor | None, leading_B: Tensor | None
     ) -> tuple[Tensor, Tensor, _Vjp]:
         """Forward, loss and product of the last unit."""
         unit = self.network.depth
         leaves = _leaves(self.network, unit, messages)
         output = self.network.unit(unit)(leaves)
-        losses_B = self.loss(output, targets_B)
-        total = (losses_B if weight_B is None else losses_B * weight_B).sum()
+        total = self._summed_loss(output, targets_B, weight_B)
         self._publish(unit, output.detach())
-        return total.detach(), output.detach(), self._vjp(unit, leaves, total, None)
+        if leading_B is None:
+            vjp = self._vjp(unit, leaves, total, None)
+        else:
+            own = _vjp((), self._trainable[unit], [], total, None, retain_graph=True)
+            sent = self._summed_loss(output, leading_B, weight_B)
+            below = _vjp(self.network.wiring.sources_of(unit), {}, leaves, sent, None)
+            vjp = _Vjp(own.parameters, below.sources)
+        return total.detach(), output.detach(), vjp
+
+    def _summed_loss(self, output: Tensor, targets_B: Tensor, weight_B: Tensor | None) -> Tensor:
+        losses_B = self.loss(output, targets_B)
+        return (losses_B if weight_B is None else losses_B * weight_B).sum()
 
     def _vjp(self, unit: int, leaves: list[Tensor], output: Tensor, grad_output: Tensor | None) -> _Vjp:
         return _vjp(self.network.wiring.sources_of(unit), self._trainable[unit], leaves, output, grad_output)
@@ -327,12 +347,16 @@ def run_pipelined(
         frame = tick - start
         weight_B = None if frame <= shortest else (lengths_B >= frame).to(dtype)
         about = nominal_frame(depth, tick)
-        targets_B = targets_at(targets, about - before) if about >= 1 and frame <= frames else None
+        has_target = about >= 1 and frame <= frames
+        targets_B = targets_at(targets, about - before) if has_target else None
+        leading_B = leading_targets(targets, about - before, rule.lead) if has_target and rule.lead else None
         # A copy: a view in a graph or in the state would keep the whole clip alive.
         frame_BCHW = video_BTCHW[:, frame - 1].clone() if has_video and frame <= frames else None
         if has_video and frame < frames:
             pipeline.send_frame(tick + 1, video_BTCHW[:, frame])
-        total, output, gradients = pipeline.train(frame_BCHW, targets_B, weight_B, draining=frame > frames)
+        total, output, gradients = pipeline.train(
+            frame_BCHW, targets_B, weight_B, draining=frame > frames, leading_B=leading_B
+        )
         if output is not None and total is not None:
             losses.append(total)
             outputs.append(output)

@@ -25,8 +25,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
-from lightning_modules.execution.clip_loss import ClipSums, Loss, targets_at, valid_outputs
+from lightning_modules.execution.clip_loss import ClipSums, Loss, leading_targets, targets_at, valid_outputs
 from lightning_modules.execution.pipelined import OnTick, mean_over_alive
 from lightning_modules.execution.schedule import first_gradient_tick, first_output_tick, nominal_frame, shortest_clip
 from lightning_modules.execution.stage import message_shapes
@@ -43,6 +44,7 @@ class SlotTick:
         loss: from (B, K) outputs and targets to (B,) losses.
         frame_BCHW: a frame of the batch; its shape, dtype and device are all that counts.
         targets_B: the targets of a frame; likewise.
+        lead: the rule's: with one, the last unit's messages have targets of their own.
         sums: add up the clip's gradients; without it `gradients` are those of the last tick.
         autocast: type in which units compute and messages wait, such as bfloat16; None for the weights' own.
         channels_last: messages and frames lie in memory with channels last; the weights are the caller's.
@@ -55,6 +57,7 @@ class SlotTick:
         frame_BCHW: Tensor,
         targets_B: Tensor,
         *,
+        lead: int = 0,
         sums: bool = True,
         autocast: torch.dtype | None = None,
         channels_last: bool = False,
@@ -71,6 +74,7 @@ class SlotTick:
             return new.contiguous(memory_format=torch.channels_last) if channels_last and new.dim() == 4 else new
 
         self.frame_BCHW, self.targets_B = slot(INPUT, frame_BCHW.dtype), torch.zeros_like(targets_B)
+        self.leading_B = torch.zeros_like(targets_B) if lead else None
         self.weight_B = torch.zeros(clips, dtype=dtype, device=self.device)
         self.loss, self.output_BK = torch.zeros((), dtype=dtype, device=self.device), slot(network.depth, dtype)
         lower = range(1, network.depth)
@@ -102,10 +106,15 @@ class SlotTick:
         if gradients := [g for of_unit in self._gradients.values() for g in of_unit.values()]:
             torch._foreach_zero_(gradients)
 
-    def load(self, frame_BCHW: Tensor, targets_B: Tensor, weight_B: Tensor) -> None:
-        """Bring in what a tick needs from outside: the new frame, the output's targets, and 1 for clips that go on."""
+    def load(self, frame_BCHW: Tensor, targets_B: Tensor, weight_B: Tensor, leading_B: Tensor) -> None:
+        """Bring in what a tick needs from outside: the new frame, the output's targets, and 1 for clips that go on.
+
+        `leading_B` are the targets behind what the last unit sends; without a lead nothing reads them.
+        """
         self.frame_BCHW.copy_(frame_BCHW)
         self.targets_B.copy_(targets_B)
+        if self.leading_B is not None:
+            self.leading_B.copy_(leading_B)
         self.weight_B.copy_(weight_B)
 
     def gradients(self, tick: int) -> dict[str, Tensor]:
@@ -144,14 +153,27 @@ class SlotTick:
         root, grad_output = self._root(unit, tick, output)
         parameters = [p for p in self.network.unit_parameters(unit).values() if p.requires_grad]
         inputs = {j: leaf for j, leaf in zip(sources, leaves, strict=True) if leaf.requires_grad}
-        if not parameters and not inputs:
-            return
-        found = torch.autograd.grad(root, [*parameters, *inputs.values()], grad_output)
+        for_sources = root
+        if unit == self.wiring.depth and self.leading_B is not None:
+            for_sources = (self._loss_of(output, self.leading_B) * self.weight_B).sum()
+        own, below = self._products(root, for_sources, grad_output, parameters, list(inputs.values()))
         if parameters:
             keep = torch._foreach_add_ if self._sums else torch._foreach_copy_
-            keep(list(self._gradients[unit].values()), found[: len(parameters)])
-        for source, gradient in zip(inputs, found[len(parameters) :], strict=True):
+            keep(list(self._gradients[unit].values()), own)
+        for source, gradient in zip(inputs, below, strict=True):
             self._send(unit, source, tick, gradient)
+
+    @staticmethod
+    def _products(
+        root: Tensor, for_sources: Tensor, grad_output: Tensor | None, parameters: list[Parameter], inputs: list[Tensor]
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Return the gradients of a unit's parameters and of its inputs, in one pass where both have one root."""
+        if root is for_sources or not parameters or not inputs:
+            wanted = [*parameters, *inputs]
+            found = torch.autograd.grad(root if parameters else for_sources, wanted, grad_output) if wanted else ()
+            return found[: len(parameters)], found[len(parameters) :]
+        own = torch.autograd.grad(root, parameters, grad_output, retain_graph=True)
+        return own, torch.autograd.grad(for_sources, inputs, grad_output)
 
     def _root(self, unit: int, tick: int, output: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return what a unit's product starts from: the loss, or its output and the gradient that has arrived."""
@@ -203,7 +225,8 @@ def run_slots(
     slots.reset()
     for number in range(1, frames + 1):
         about = max(nominal_frame(depth, number), 1)
-        slots.load(video_BTCHW[:, number - 1], targets_at(targets, about), weights_TB[number - 1])
+        leading_B = leading_targets(targets, about, rule.lead)
+        slots.load(video_BTCHW[:, number - 1], targets_at(targets, about), weights_TB[number - 1], leading_B)
         tick(number)
         if number >= depth:
             outputs.append(slots.output_BK.clone())

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.execution.arguments import check_gives_output
-from lightning_modules.execution.clip_loss import ClipSums, Loss, targets_at, valid_outputs
+from lightning_modules.execution.clip_loss import ClipSums, Loss, leading_targets, valid_outputs
 from lightning_modules.execution.edge import edge, mask_gradient
 from lightning_modules.execution.placement import Channel, whole
 from lightning_modules.execution.schedule import first_gradient_tick, lag
@@ -158,18 +158,31 @@ def network_outputs(
     return outputs[network.depth] if stage.has_output else None
 
 
-def _summed_loss(logits_NBK: Tensor, targets: Tensor, valid_BN: Tensor, loss: Loss) -> Tensor:
+def _summed_loss(logits_NBK: Tensor, targets: Tensor, valid_BN: Tensor, loss: Loss, lead: int = 0) -> Tensor:
     """Return the sum of the losses of all valid (clip, tick) pairs; output n is about frame n + 1."""
     n, b = logits_NBK.shape[:2]
-    targets_NB = torch.stack([targets_at(targets, frame) for frame in range(1, n + 1)])
+    targets_NB = torch.stack([leading_targets(targets, frame, lead) for frame in range(1, n + 1)])
     losses = loss(logits_NBK.flatten(0, 1), targets_NB.flatten(0, 1)).view(n, b)
     return (losses * valid_BN.T).sum()
 
 
 def _stage_gradients(
-    network: UnitNetwork, stage: Stage, outputs: dict[int, Tensor], back: list[Channel], total: Tensor | None
+    network: UnitNetwork,
+    stage: Stage,
+    outputs: dict[int, Tensor],
+    back: list[Channel],
+    total: Tensor | None,
+    sent: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Return the gradients of a stage's parameters, from the loss and from other stages; send what these wait for."""
+    """Return the gradients of a stage's parameters, from the loss and from other stages; send what these wait for.
+
+    With `sent`, the loss behind what the last unit sends, `total` is that of its own parameters alone.
+    """
+    if sent is not None and total is not None:
+        own = {name: p for name, p in network.unit_parameters(network.depth).items() if p.requires_grad}
+        gradients = torch.autograd.grad(total, list(own.values()), retain_graph=True) if own else ()
+        below = _stage_gradients(network, stage, outputs, back, sent)
+        return below | dict(zip(own, gradients, strict=True))
     roots: list[tuple[Tensor, Tensor | None]] = [] if total is None else [(total, None)]
     for unit in stage.units:
         for channel in stage.channels("gradient", unit):
@@ -207,7 +220,8 @@ def run_vectorised(
         return ClipSums(empty.sum(), empty, valid_BN, gradients)
     logits_NBK = outputs[network.depth]
     total = _summed_loss(logits_NBK, targets, valid_BN, loss)
-    gradients = _stage_gradients(network, stage, outputs, back, total)
+    sent = _summed_loss(logits_NBK, targets, valid_BN, loss, rule.lead) if rule.lead else None
+    gradients = _stage_gradients(network, stage, outputs, back, total, sent)
     return ClipSums(total.detach(), logits_NBK.detach().transpose(0, 1), valid_BN, gradients)
 
 

@@ -72,7 +72,7 @@ def build_network(
         reach: largest span of a skip in wiring `dense`.
         pool: the head's pool over space, `avg` or `max`.
         activation: `relu`, `silu`, `softplus` or `tanh`; x3d has its own.
-        gradient_edges: `all`, or only edges of each unit's `newest` message, or of its `shortest` path to the last unit.
+        gradient_edges: `all`, or only those of each unit's `newest` message, or of its `shortest` path to the last one.
 
     Raises:
         ValueError: an unknown name, or options that the network cannot take.
@@ -124,7 +124,7 @@ def build_frame_predictor(
         depth: number of units where the network leaves it open (`small_autoencoder`, from 6).
         reach: largest span of a skip in wiring `dense`.
         activation: `relu`, `silu`, `softplus` or `tanh`.
-        gradient_edges: `all`, or only edges of each unit's `newest` message, or of its `shortest` path to the last unit.
+        gradient_edges: `all`, or only those of each unit's `newest` message, or of its `shortest` path to the last one.
         zero_output: start the last convolution at zero, so that an untrained network says 0 everywhere.
 
     Raises:

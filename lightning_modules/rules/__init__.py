@@ -12,7 +12,7 @@ RULES = ("backprop_frame", "backprop_shifted", "backprop", "sideways")
 __all__ = ["RULES", "Rule", "backprop", "backprop_frame", "backprop_shifted", "make_rule", "sideways"]
 
 
-def _check(name: str, update: str, stash: str, drain: bool) -> None:
+def _check(name: str, update: str, stash: str, drain: bool, lead: int) -> None:
     if name not in RULES:
         near = get_close_matches(name, RULES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -27,6 +27,13 @@ def _check(name: str, update: str, stash: str, drain: bool) -> None:
         raise ValueError(
             f"drain=False with stash {stash!r}, where nothing is drained; use stash='exact', or leave drain out"
         )
+    if lead < 0:
+        raise ValueError(f"lead is {lead}; expected frames, 0 for none")
+    if lead and (name != "sideways" or stash != "none"):
+        raise ValueError(
+            f"lead={lead} with rule {name!r} and stash {stash!r}, whose gradients are about the frame that they meet; "
+            "lead belongs to rule 'sideways' without a stash"
+        )
     if update == "frame" and name in ("backprop_shifted", "backprop"):
         raise ValueError(
             f"update='frame' with rule {name!r}, whose gradient needs the whole clip; "
@@ -34,15 +41,15 @@ def _check(name: str, update: str, stash: str, drain: bool) -> None:
         )
 
 
-def make_rule(name: str, *, update: Update = "clip", stash: Stash = "none", drain: bool = True) -> Rule:
+def make_rule(name: str, *, update: Update = "clip", stash: Stash = "none", drain: bool = True, lead: int = 0) -> Rule:
     """Return a rule by name.
 
     Raises:
         ValueError: an unknown name, or options that make no sense for the rule.
     """
-    _check(name, update, stash, drain)
+    _check(name, update, stash, drain, lead)
     if name == "sideways":
-        return sideways(update, stash, drain)
+        return sideways(update, stash, drain, lead)
     if name == "backprop_frame":
         return backprop_frame(update)
     return backprop_shifted() if name == "backprop_shifted" else backprop()

@@ -30,6 +30,8 @@ class Rule:
         drain: with `stash: exact` and `update: clip`, run on for the 2D - 2 ticks in which the last losses reach the
             lowest unit.
         whole_clip: the rule's network takes the clip as one input (3D networks).
+        lead: Sideways without a stash, targets for each frame: frames by which the target behind the gradients that
+            the last unit sends is newer than its output; see sideways.py.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Rule:
     stash: Stash = "none"
     drain: bool = True
     whole_clip: bool = False
+    lead: int = 0
 
     @property
     def forwards_gradients(self) -> bool:

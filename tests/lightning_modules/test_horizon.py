@@ -77,7 +77,8 @@ def test_targets_are_the_frames_ahead(horizon: int, predict: str, rule: object, 
     video, wires = clip(12), make_wiring(wiring, 6)
     context = 12 - horizon
     newest = h.newest_frames(rule, wires, context - 5 if rule is SHIFTED else context)  # type: ignore[arg-type]
-    targets = h.training_targets(video, int(newest[0]), horizon=horizon, predict=predict)
+    lengths = torch.full((2,), 12)
+    targets = h.training_targets(video, int(newest[0]), lengths, horizon=horizon, predict=predict)
     assert targets.shape == (2, context, 2 * max(horizon, 1), 8, 8)
     frames = h.target_frames(video, newest, horizon)
     means = h.mean_last(video, newest, horizon)
@@ -95,7 +96,8 @@ def test_targets_are_the_frames_ahead(horizon: int, predict: str, rule: object, 
     )
 
 
-def test_a_clip_s_padding_is_no_target() -> None:
+@pytest.mark.parametrize("lead", [0, 2])
+def test_a_clip_s_padding_is_no_target(lead: int) -> None:
     """A shorter clip in a batch trains and scores as it does alone, whatever stands in its padding."""
     torch.manual_seed(0)
     network = build_frame_predictor(
@@ -106,10 +108,10 @@ def test_a_clip_s_padding_is_no_target() -> None:
     first = int(h.newest_frames(SHIFTED, network.wiring, 1)[0])
 
     def gradients(given: Tensor) -> object:
-        targets = h.training_targets(given, first, horizon=horizon, predict="change")
-        lengths = h.context_lengths(torch.tensor([18]), horizon)
+        targets = h.training_targets(given, first, torch.tensor([18]), horizon=horizon, predict="change")
+        lengths, rule = h.context_lengths(torch.tensor([18]), horizon), make_rule("sideways", lead=lead)
         context = given[:, : given.shape[1] - horizon]
-        return clip_gradients(network, context, targets, loss=frame_loss("mse"), lengths_B=lengths)
+        return clip_gradients(network, context, targets, rule=rule, loss=frame_loss("mse"), lengths_B=lengths)
 
     alone, together = gradients(video), gradients(padded)
     torch.testing.assert_close(together.loss, alone.loss)  # type: ignore[attr-defined]

@@ -43,11 +43,13 @@ class Reference:
     Args:
         network: units and wiring.
         video_BTCHW: the clip.
-        labels_B: its labels.
+        labels: its labels (B,), or one for each frame (B, T).
+        lead: frames by which the label behind what the last unit sends is newer (sideways.py).
     """
 
-    def __init__(self, network: UnitNetwork, video_BTCHW: Tensor, labels_B: Tensor) -> None:
-        self.network, self.video, self.labels = network, video_BTCHW, labels_B
+    def __init__(self, network: UnitNetwork, video_BTCHW: Tensor, labels: Tensor, lead: int = 0) -> None:
+        self.network, self.video, self.lead = network, video_BTCHW, lead
+        self.labels = labels if labels.dim() == 2 else labels[:, None].expand(-1, video_BTCHW.shape[1])
         self.output = cache(self._output)
         self.gradient = cache(self._gradient)
 
@@ -66,11 +68,7 @@ class Reference:
         """dL/dh_i as unit i sees it at tick t: what its readers sent at t - 1, each by its own product at t - 1."""
         depth = self.network.depth
         if unit == depth:
-            if tick < depth:
-                return None
-            output = self.output(unit, tick).requires_grad_()
-            loss = torch.nn.functional.cross_entropy(output, self.labels, reduction="sum")
-            return torch.autograd.grad(loss, output)[0]
+            return self._loss_gradient(tick, tick - depth + 1) if tick >= depth else None
         total = None
         for source, reader in self.network.wiring.edges():
             if source != unit or not self.network.wiring.carries_gradient(source, reader):
@@ -80,12 +78,21 @@ class Reference:
                 total = sent if total is None else total + sent
         return total
 
+    def _loss_gradient(self, tick: int, label_frame: int) -> Tensor:
+        output = self.output(self.network.depth, tick).detach().requires_grad_()
+        label_frame = min(label_frame, self.labels.shape[1])
+        loss = torch.nn.functional.cross_entropy(output, self.labels[:, label_frame - 1], reduction="sum")
+        return torch.autograd.grad(loss, output)[0]
+
     def sent(self, unit: int, tick: int) -> dict[int, Tensor]:
         """What unit i sends down at tick t, by source."""
         if tick < unit or self.gradient(unit, tick) is None:
             return {}
         leaves = [m.clone().requires_grad_() for m in self.messages(unit, tick)]
-        grads = torch.autograd.grad(self.network.unit(unit)(leaves), leaves, self.gradient(unit, tick))
+        gradient, depth = self.gradient(unit, tick), self.network.depth
+        if unit == depth:
+            gradient = self._loss_gradient(tick, tick - depth + 1 + self.lead)
+        grads = torch.autograd.grad(self.network.unit(unit)(leaves), leaves, gradient)
         return dict(zip(self.network.wiring.sources_of(unit), grads, strict=True))
 
     def pseudo_gradient(self, unit: int, tick: int) -> dict[str, Tensor]:
