@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
 
 from dashboard import curves
-from dashboard.runs import Store, open_store, read_history, read_store
+from dashboard.runs import Store, open_store, read_history, read_store, sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,14 +25,38 @@ def client(uri: str) -> MlflowClient:
     return open_store(uri)
 
 
-@st.cache_data(ttl=FRESH_S, show_spinner="Reading the runs …", max_entries=4)
-def _store(uri: str) -> Store:
-    open_store(uri)  # the store may have gone since the client was made
+@st.cache_resource(show_spinner=False)
+def _reading(uri: str) -> dict[str, Any]:
+    """Return when the store was read last (`at`, s) and its `stamp` then; empty before the first time."""
+    return {}
+
+
+def _stamp(uri: str) -> object:
+    """Return what changes whenever a SQLite store is written; None for a server, which only reading tells."""
+    if not uri.startswith("sqlite:"):
+        return None
+    files = [Path(f"{sqlite_path(uri)}{ending}") for ending in ("", "-wal")]
+    return [(file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.exists()]
+
+
+@st.cache_data(show_spinner="Reading the runs …", max_entries=4)
+def _read(uri: str, at: float) -> Store:
+    """Return what the store holds. `at` only keys the cache."""
     return read_store(client(uri), uri)
 
 
+def _store(uri: str) -> Store:
+    """Return the store, read again only after FRESH_S and where its file has changed since."""
+    open_store(uri)  # the store may have gone since the client was made
+    reading, stamp, now = _reading(uri), _stamp(uri), time.monotonic()
+    old = now - reading.get("at", -math.inf) >= FRESH_S
+    if old and (stamp is None or stamp != reading.get("stamp")):
+        reading.update(at=now, stamp=stamp)
+    return _read(uri, reading["at"])
+
+
 def runs(uri: str) -> pd.DataFrame:
-    """Return `read_runs` of the store, at most FRESH_S seconds old. Raises StoreMissing, StoreUnreachable."""
+    """Return `read_runs` of the store, at most FRESH_S seconds behind it. Raises StoreMissing, StoreUnreachable."""
     return _store(uri).runs
 
 
@@ -61,4 +87,4 @@ def curve(uri: str, run_id: str, metric: str, axis: str, ended: pd.Timestamp) ->
 
 def forget() -> None:
     """Drop the list of runs, so that the next rerun reads it again."""
-    _store.clear()
+    _reading.clear()

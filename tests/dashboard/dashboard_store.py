@@ -168,7 +168,7 @@ def fill_hostile(client: MlflowClient) -> None:
                 ("train/loss", math.inf),
                 ("memory/peak_mib", -math.inf),
             ):
-                client.log_metric(run_id, name, value)
+                client.log_metric(run_id, name, value, step=99)
         broken = write_run(client, experiment, "sideways", 0, 0, **{**tags, "fold": text, "seed": "1.5", "row": None})
         client.log_metric(broken, "test/top1", math.nan, step=99)
     other = client.create_experiment("another project")
