@@ -20,14 +20,14 @@ _FIRST = ("val/", "train/", "test/")
 
 
 def metrics_to_choose(runs: Iterable[Mapping[str, float]]) -> dict[str, str]:
-    """Return {key: title} of every metric that some run logged: validation first, then training, test and the rest."""
+    """Return {key: title} of every metric that some run logged: validation, training, test, the rest; losses first."""
     keys = sorted({key for metrics in runs for key in metrics}, key=_order)[:MOST_METRICS]
     return {key: clean(key) for key in keys}
 
 
-def _order(key: str) -> tuple[int, str]:
+def _order(key: str) -> tuple[int, bool, str]:
     places = [place for place, prefix in enumerate(_FIRST) if key.startswith(prefix)]
-    return (places[0] if places else len(_FIRST), key)
+    return (places[0] if places else len(_FIRST), not key.endswith("/loss"), key)
 
 
 def drawn(curves: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

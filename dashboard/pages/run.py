@@ -19,6 +19,7 @@ from dashboard.confusion import NoMatrix
 from dashboard.names import code
 from dashboard.plain import sentence
 
+FUTURE_FRAMES = "future_frames"
 STATUS = {  # icon and words for each of MLflow's
     "FINISHED": (":material/check_circle:", "finished"),
     "RUNNING": (":material/autorenew:", "running"),
@@ -52,7 +53,8 @@ def draw_runs(uri: str, runs: pd.DataFrame) -> None:
     with right:
         st.subheader("Last values", anchor=False)
         st.dataframe(run_facts.metric_table(facts.metrics), hide_index=True, height=320, key="metrics_table")
-    part("Confusion matrix", lambda: draw_confusion(uri, run))
+    if run["task"] != FUTURE_FRAMES:  # which has no classes
+        part("Confusion matrix", lambda: draw_confusion(uri, run))
     part("Stages and clock", lambda: draw_clock(uri, run))
     part("Configuration", lambda: draw_text(uri, run, "config.yaml", "yaml"))
     part("Environment", lambda: draw_text(uri, run, "environment.json", "json"))

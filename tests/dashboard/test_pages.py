@@ -187,6 +187,8 @@ def test_hostile_names_are_text_on_every_page(open_one, bare_db, client, experim
     run_id = write_frames_run(
         client, experiment, HOSTILE, dataset=HOSTILE, run_name=HOSTILE, comparison=HOSTILE, files=files
     )
+    if page == "run":
+        client.set_tag(run_id, "task", "action_recognition")
     with sqlite3.connect(bare_db) as connection:  # MLflow's client would refuse such a name, its store does not
         for table in ("metrics", "latest_metrics"):
             connection.execute(f"UPDATE {table} SET key = ? WHERE key = 'test/ssim_4'", (HOSTILE + "z" * 10_000,))
@@ -238,7 +240,7 @@ def test_runs_without_figures_of_units_say_which_option_logs_them(open_one, demo
 
 def test_a_run_shows_its_parts_and_how_to_test_it_again(open_one, frames_db, client, experiment):
     files = {"confusion.json": json.dumps(CONFUSION).encode()}
-    run_id = write_frames_run(client, experiment, "skip-sideways", seed=3, files=files)
+    run_id = write_frames_run(client, experiment, "skip-sideways", seed=3, files=files, task="action_recognition")
     page = open_one("run", frames_db, run=run_id)
     assert widget(page, "run").value == run_id
     assert "**finished**" in page.success[0].value

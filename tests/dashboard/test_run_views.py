@@ -43,6 +43,11 @@ def test_curves_are_bounded_and_leave_out_what_is_not_finite():
     assert not run_curves.all_finite(broken)
 
 
+def test_a_page_opens_on_the_loss_and_lists_every_metric():
+    keys = ["train/frames_per_second", "test/mse", "train/loss", "alignment/unit_1"]
+    assert list(run_curves.metrics_to_choose([dict.fromkeys(keys, 0.0)])) == [keys[2], keys[0], keys[1], keys[3]]
+
+
 def test_the_heat_map_means_spans_of_time_and_keeps_units_apart():
     early = pd.DataFrame({"x": np.arange(400.0), "value": np.arange(400.0)})
     cells = heatmap.cells({1: early, 2: early.assign(value=[np.nan] * 399 + [7.0])})
