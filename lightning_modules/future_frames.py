@@ -40,7 +40,8 @@ from lightning_modules.metrics.frame_scores import PROTOCOLS
 from lightning_modules.metrics.frechet import feature_extractor
 from lightning_modules.metrics.lpips import NETWORKS as LPIPS_NETWORKS
 from lightning_modules.networks import UnitNetwork, build_frame_predictor
-from lightning_modules.predicted_clips import PredictedClips
+from lightning_modules.predicted_clips import PredictedClips, on_cpu
+from lightning_modules.rules import Rule, make_rule
 from lightning_modules.video_task import Batch, Inputs, VideoTask
 
 SCHEMA = 1
@@ -54,6 +55,8 @@ class FutureFrames(VideoTask):
         horizon: number of future frames that every output predicts; 0: plain auto-encoding.
         predict: change (from the newest frame that can have reached the output) or frame.
         loss: mse, or l1_gdl (absolute error and gradient difference).
+        lead: frames by which the target behind the gradients that the last unit sends back is newer than its output:
+            rule sideways without a stash (see rules/sideways.py); 0 is Sideways as defined.
         saved_clips: test clips whose predictions are kept, the same in every run on the same data; 0 for none.
         lpips: none, alex or vgg: the network whose features the test compares besides.
         frechet: none, pixels, or the import path of a feature extractor for the test's Frechet distance.
@@ -66,6 +69,7 @@ class FutureFrames(VideoTask):
     network: UnitNetwork
     score_metric = "val/mse"
     score_mode = "min"
+    frame_targets = True
 
     def __init__(
         self,
@@ -73,6 +77,7 @@ class FutureFrames(VideoTask):
         horizon: int = 4,
         predict: str = "change",
         loss: str = "mse",
+        lead: int = 0,
         saved_clips: int = 4,
         lpips: str = NONE,
         frechet: str = NONE,
@@ -100,6 +105,11 @@ class FutureFrames(VideoTask):
         """What an output says: change or frame."""
         return str(self.hparams["predict"])
 
+    def make_rule(self) -> Rule:
+        """Return the rule that `hparams` ask for, with its lead."""
+        names = ("update", "stash", "drain", "lead")
+        return make_rule(self.hparams["rule"], **{name: self.hparams[name] for name in names})
+
     def build_network(self) -> UnitNetwork:
         """Return an encoder-decoder with the channels of all predicted frames."""
         names = ("wiring", "in_channels", "width", "depth", "reach", "activation", "gradient_edges")
@@ -126,7 +136,7 @@ class FutureFrames(VideoTask):
         return self.min_frames
 
     def check_data(self, data: Any, trainer: Trainer, *, training: bool) -> None:
-        """Refuse streams, several stages, frames that the network cannot halve, and clips too short to be scored.
+        """Refuse streams, frames that the network cannot halve, and clips too short to be scored.
 
         Raises:
             ValueError: with the reason, and what to use instead.
@@ -135,11 +145,6 @@ class FutureFrames(VideoTask):
             raise ValueError(
                 f"stream with FutureFrames: a clip's last {self.horizon} frames are its targets, which no piece of a "
                 "stream may read ahead; use --data.stream false"
-            )
-        if getattr(trainer.strategy, "stages", 1) > 1:
-            raise ValueError(
-                f"FutureFrames on {trainer.strategy.stages} stages: the last one compares with frames that only the "  # type: ignore[attr-defined]
-                "first one has; use one device, or --trainer.strategy depth_parallel with --trainer.strategy.stages 1"
             )
         super().check_data(data, trainer, training=training)
         clips = getattr(data, "clip_options", data)
@@ -171,7 +176,9 @@ class FutureFrames(VideoTask):
         self._check_size(*video_BTCHW.shape[-2:])
         self._check_frames(video_BTCHW.shape[1])
         first = int(newest_frames(self.rule, self.network.wiring, 1)[0])
-        targets_BTOHW = training_targets(video_BTCHW, first, horizon=self.horizon, predict=self.predict)
+        targets_BTOHW = training_targets(
+            video_BTCHW, first, batch["length"], horizon=self.horizon, predict=self.predict
+        )
         context_BTCHW = video_BTCHW[:, : video_BTCHW.shape[1] - self.horizon]
         return Inputs(context_BTCHW, targets_BTOHW, context_lengths(batch["length"], self.horizon))
 
@@ -224,7 +231,7 @@ class FutureFrames(VideoTask):
     def predict_step(self, batch: Batch, batch_idx: int) -> PredictedClips | None:
         """Return the clips with their predictions, in every process."""
         clips = self._evaluate(batch)
-        return clips if self.team.stages == 1 else self.team.from_output(clips)
+        return clips if self.team.stages == 1 else self.team.from_output(clips and on_cpu(clips))
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last evaluation."""

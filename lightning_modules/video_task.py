@@ -46,7 +46,7 @@ from lightning_modules.optimisation import (
     planned_updates,
     set_gradients,
 )
-from lightning_modules.rules import make_rule
+from lightning_modules.rules import Rule, make_rule
 from lightning_modules.stream_state import StreamState
 
 Batch = Mapping[str, Any]
@@ -104,6 +104,7 @@ class VideoTask(LightningModule, ABC):
 
     score_metric: ClassVar[str]  # the figure of the validation that decides which weights are best
     score_mode: ClassVar[str]  # whether the best is the largest or the smallest: max or min
+    frame_targets: ClassVar[bool] = False  # whether outputs are compared with frames, in whatever stage they are found
 
     def __init__(
         self,
@@ -134,7 +135,7 @@ class VideoTask(LightningModule, ABC):
         super().__init__()
         self.save_hyperparameters()
         self.automatic_optimization = False
-        self.rule = make_rule(rule, update=update, stash=stash, drain=drain)  # type: ignore[arg-type]
+        self.rule = self.make_rule()
         self.network = self.build_network()
         check_combination(self.network, self.rule, executor)
         check_settings(
@@ -152,6 +153,10 @@ class VideoTask(LightningModule, ABC):
         self._start_weights: dict[str, Tensor] = {}
         self._restored_gradients: dict[str, Tensor] = {}
         self._train_stream, self._eval_stream = StreamState(), StreamState()
+
+    def make_rule(self) -> Rule:
+        """Return the rule that `hparams` ask for."""
+        return make_rule(self.hparams["rule"], **{name: self.hparams[name] for name in ("update", "stash", "drain")})
 
     @abstractmethod
     def build_network(self) -> UnitNetwork | ClipNetwork:

@@ -4,7 +4,7 @@
                                          units 1-2  unit 3     units 4-5  unit 6
     decodes frames                       *
     sends activations up, gradients down    <---->     <---->     <---->
-    has targets, loss, metrics                                            *
+    has targets, loss, metrics                                            *       (frames, where these are targets)
     writes checkpoints, logs, progress   *
 
 With `stages 2` the same four processes are two replicas of two stages, each on clips of its own, and their gradients
@@ -280,7 +280,9 @@ class DepthParallelStrategy(DDPStrategy):
         first, *others = map(str, self.mesh.team)
         at_first = self.mesh.stage == 0
         batches = StatefulStageBatches if hasattr(dataloader, "state_dict") else StageBatches
-        return batches(dataloader, self._team.letters, others if at_first else [], first, f"batches/{self._loaders}")
+        with_frames = others[-1] if others and getattr(self._module(), "frame_targets", False) else None
+        topic = f"batches/{self._loaders}"
+        return batches(dataloader, self._team.letters, others if at_first else [], first, topic, with_frames)
 
     def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
         """Move a batch to this stage's device; a video that is only a shape stays one."""

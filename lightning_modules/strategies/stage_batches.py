@@ -2,6 +2,8 @@
 
 first stage    loader --> batch k --> trains on it
                              `------> letter: everything but the frames ---> batch k of the other stages
+
+A last stage that compares its outputs with frames (a task of `frame_targets`) is told the frames too.
 """
 
 from collections.abc import Iterator
@@ -25,9 +27,13 @@ class StageBatches:
         others: addresses of the other stages; empty elsewhere than in the first stage.
         first: address of the first stage.
         topic: one for each use of a loader, the same in all stages.
+        with_frames: address of the stage that is told the frames too, if any.
     """
 
-    def __init__(self, loader: Any, letters: Letters, others: list[str], first: str, topic: str) -> None:
+    def __init__(
+        self, loader: Any, letters: Letters, others: list[str], first: str, topic: str, with_frames: str | None = None
+    ) -> None:
+        self.with_frames = with_frames
         self.loader, self.letters, self.others, self.first, self.topic = loader, letters, others, first, topic
         self._uses = 0
 
@@ -52,13 +58,12 @@ class StageBatches:
 
     def _give(self, topic: str) -> Iterator[Any]:
         for batch in self.loader:
-            self._tell(topic, without_frames(batch))
+            bare = without_frames(batch)
+            for other in self.others:
+                self.letters.write(other, topic, batch if other == self.with_frames else bare)
             yield batch
-        self._tell(topic, _END)
-
-    def _tell(self, topic: str, content: Any) -> None:
         for other in self.others:
-            self.letters.write(other, topic, content)
+            self.letters.write(other, topic, _END)
 
     def _take(self, topic: str) -> Iterator[Any]:
         while not isinstance(batch := self.letters.read(self.first, topic), str):
