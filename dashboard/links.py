@@ -127,6 +127,8 @@ def _seed(
     if key in st.session_state and not moved:
         present = st.session_state[key]
         if all(value in values for value in ([present] if single else present)):
+            # Set anew: the widget of the same key on the page before is another one to Streamlit, and keeps its value.
+            st.session_state[key] = present
             return
     for texts in (given, kept or []):
         found = [by_text[text] for text in texts if text in by_text]

@@ -182,6 +182,7 @@ def visit(page: Page, address: str, server: psutil.Process, times: dict, memory_
     option = page.get_by_role("option", name="sideways", exact=True)
     option.wait_for()
     timed("filter", option.click, lambda: page.wait_for_function(ONE_ROW))
+    page.keyboard.press("Escape")  # closes the list, behind which nothing can be clicked
     remember("after Compare")
     for title in ("Accuracy against cost", "Predicted frames", "Learning", "Run"):
         link = page.get_by_role("link", name=title, exact=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from dashboard_store import TOP1, table_of, uri_of, write_frames_run, write_run
 from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
+from streamlit.util import calc_hash
 
 from dashboard import cached
 from dashboard.runs import open_store
@@ -222,3 +223,13 @@ def test_rows_scored_on_other_frames_are_said(open_page, frames_db):
     write_frames_run(client, client.create_experiment("y"), "exact", 0, 1, mse=0.02, copy_last=0.5)
     page = open_page(uri_of(frames_db))
     assert "copy the last frame: differs between the rows in 1 of 4 folds and seeds" in page.warning[0].value
+
+
+def test_a_choice_goes_along_to_the_next_page(open_page, demo_db):
+    page = open_page(uri_of(demo_db), rows=["exact", "sideways"])
+    page._page_hash = calc_hash("cost")
+    page.query_params.clear()  # as the browser does
+    page.run()
+    assert not page.exception
+    assert sorted(page.dataframe[0].value["Row"]) == ["exact", "sideways"]
+    assert page.query_params["rows"] == ["exact", "sideways"]
