@@ -5,7 +5,8 @@ import json
 import mlflow
 import numpy as np
 import pytest
-from launch import QUIET, runs
+import torch
+from launch import QUIET, checkpoint, finish, launch, runs
 from test_predict_video import write_clip
 
 from app.checkpoints import better
@@ -105,6 +106,24 @@ def test_one_video_is_read_as_consecutive_clips(tmp_cwd, mlflow_store, capfd):
     write_clip(tmp_cwd / "short.mp4", 9, 99)
     assert main(["predict", f"--ckpt_path={path}", "--video=short.mp4"]) == 2
     assert "no answer before frame 13" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_stages_end_with_one_process_s_weights_and_predict(tmp_path, mlflow_template):
+    """The last stage is told the frames that it compares with; the first has none of the outputs, and writes them."""
+    weights = []
+    staged = {"accelerator": "cpu", "devices": 2, "strategy": "depth_parallel"}
+    for name, trainer in (("alone", {}), ("staged", staged)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "mlflow.db").write_bytes(mlflow_template.read_bytes())
+        finish(launch(argv(model={"executor": "pipelined"}, trainer=trainer), folder, OMP_NUM_THREADS="1"))
+        weights.append(checkpoint(folder)["state_dict"])
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    (path,) = folder.glob("runs/*/last.ckpt")
+    finish(launch(["predict", "--ckpt_path", str(path)], folder, OMP_NUM_THREADS="1"))
+    assert len(json.loads((folder / "predictions/index.json").read_text())["clips"]) == 8
 
 
 def test_the_class_that_is_asked_for_brings_its_own_defaults(tmp_path):
