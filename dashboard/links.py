@@ -16,9 +16,11 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 Option = TypeVar("Option", str, int, float)
 _KEPT = "links kept"  # in the session; key: the texts that the address has, or will have at the end of this run
+_SEEN = "links seen"  # in the session; key: the page that drew it last
 _DRAWN = "links drawn"  # in the session: the keys of the page so far
 
 
@@ -124,18 +126,38 @@ def _seed(
     by_text = dict(read) if read else {str(value): value for value in values}
     given, kept = list(st.query_params.get_all(key)), _kept().get(key)
     moved = bool(given) and given != kept  # by Back, by hand, or this is the first run
-    if key in st.session_state and not moved:
+    if key in st.session_state and (not moved or _clicked(key, by_text, kept, single=single)):
         present = st.session_state[key]
         if all(value in values for value in ([present] if single else present)):
-            # Set anew: the widget of the same key on the page before is another one to Streamlit, and keeps its value.
-            st.session_state[key] = present
+            if _on_another_page(key):
+                # Set anew: the widget of the same key on the page before is another one to Streamlit, and keeps its
+                # value. Only then: a value that is set goes back to the browser, where a person may be one key ahead.
+                st.session_state[key] = present
             return
+    _on_another_page(key)
     for texts in (given, kept or []):
         found = [by_text[text] for text in texts if text in by_text]
         if found:
             st.session_state[key] = found[0] if single else found
             return
     st.session_state[key] = default[0] if single else default
+
+
+def _clicked(key: str, by_text: Mapping[str, Any], kept: list[str] | None, *, single: bool) -> bool:
+    """Return whether the widget has another value than was kept: a click, whose run may carry an older address."""
+    present = st.session_state[key]
+    chosen = [present] if single else present
+    return kept is not None and chosen != [by_text[text] for text in kept if text in by_text]
+
+
+def _on_another_page(key: str) -> bool:
+    """Return whether the widget was last drawn on another page, and take note of this one."""
+    context = get_script_run_ctx()
+    here = context.page_script_hash if context else ""
+    seen = st.session_state.setdefault(_SEEN, {})
+    before = seen.get(key)
+    seen[key] = here
+    return before != here
 
 
 def _remember(key: str, chosen: Sequence[Any], resets: Sequence[str] = ()) -> None:

@@ -1,0 +1,87 @@
+"""Predicted frames as a person meets them in Chromium: open, move the slider, see the frames change, share the link."""
+
+from __future__ import annotations
+
+import pytest
+from dashboard_store import uri_of
+from frames_store import NEWEST, write_frames_run
+from test_browser import page, pytestmark, serve
+
+from dashboard.runs import open_store
+
+__all__ = ["page", "pytestmark"]
+HOSTILE = "<img src=x onerror=document.title='broken'> [l](http://example.org)"
+# JavaScript: what the table of frames shows
+PICTURES = "[...document.querySelectorAll('.frames td img')].map(image => image.src)"
+COLUMNS = "[...document.querySelectorAll('.frames thead th[scope=col]')].map(head => Number(head.textContent))"
+FITS = "document.querySelector('[data-testid=stMain]').scrollWidth <= window.innerWidth"
+VIDEO = "document.querySelector('video')"
+
+
+@pytest.fixture
+def server(bare_db, free_port, tmp_path):
+    """Return the address of the dashboard over three future-frames runs, one with a hostile name."""
+    client = open_store(uri_of(bare_db))
+    experiment = client.create_experiment("future", artifact_location=(tmp_path / "artifacts").as_uri())
+    for row in ("skip-sideways", "sideways", HOSTILE):
+        write_frames_run(client, experiment, row)
+    yield from serve(bare_db, free_port, tmp_path)
+
+
+def start_of(page):
+    return page.evaluate(COLUMNS)[0]
+
+
+def move(page, key, times):
+    """Move a slider by the keyboard, as a person without a mouse would."""
+    thumb = page.locator(f".st-key-{key}").get_by_role("slider")
+    thumb.focus()
+    for _ in range(times):
+        page.keyboard.press("ArrowRight")
+
+
+def test_a_person_moves_the_slider_sees_the_frames_change_and_shares_the_link(server, page):
+    page.goto(f"{server}/frames")
+    page.wait_for_selector(".frames td img", timeout=90_000)
+    assert start_of(page) == NEWEST[0] + 1
+    assert page.evaluate("document.title") != "broken"
+    assert "<img src=x" in page.locator(".frames").inner_text()
+    before = page.evaluate(PICTURES)
+    assert len(before) == 6 * (1 + 2 * 4)  # truth; copy last and three runs, each with its difference
+    page.locator("video").scroll_into_view_if_needed()  # a browser plays no video that nobody sees
+    page.wait_for_function(f"{VIDEO}.muted && !{VIDEO}.paused && {VIDEO}.currentTime > 1", timeout=30_000)
+    page.wait_for_function(f"!{VIDEO}.paused && {VIDEO}.currentTime < 0.7", timeout=30_000)  # it began again
+
+    move(page, "frame", 2)
+    page.wait_for_function(f"{COLUMNS}[0] === {NEWEST[0] + 3}", timeout=30_000)
+    after = page.evaluate(PICTURES)
+    assert after[0] != before[0]
+    assert after[0] == before[2]  # the truth has moved two columns
+
+    move(page, "k", 1)
+    page.wait_for_url("**k=2**", timeout=30_000)
+    page.wait_for_function("document.querySelector('.frames').getAttribute('aria-label').includes('2 frames ahead')")
+    page.locator(".st-key-show input").click()
+    page.get_by_role("option", name="Differences to the truth").click()
+    page.wait_for_url("**show=difference**", timeout=30_000)
+    page.wait_for_function("document.querySelector('.frames').innerText.includes('skip-sideways: difference')")
+    shown, link = page.evaluate(PICTURES), page.url
+
+    page.goto("about:blank")
+    page.goto(link)
+    page.wait_for_selector(".frames td img", timeout=60_000)
+    assert page.evaluate(PICTURES) == shown
+    assert page.locator("[data-testid=stException]").count() == 0
+
+
+def test_on_a_telephone_every_page_fits_and_the_clock_scrolls_by_itself(server, page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    for name, part in (
+        ("frames", ".frames td img"),
+        ("learning", "[data-testid=stVegaLiteChart] svg"),
+        ("run", ".clock"),
+    ):
+        page.goto(f"{server}/{name}")
+        page.wait_for_selector(part, timeout=90_000)
+        assert page.evaluate(FITS), name
+    assert page.evaluate("document.title") != "broken"
