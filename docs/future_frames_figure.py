@@ -17,6 +17,7 @@ from lightning_modules.networks.wiring import PREDICTOR_WIRINGS, Wiring, make_wi
 PAGE = Path(__file__).resolve().parent / "future_frames.md"
 BLOCKS = re.compile(r"<!-- generated: (\w+) -->\n.*?<!-- end of generated -->", re.DOTALL)
 DEPTH, HORIZON, TICK = 6, 2, 12
+WAIT_HORIZON, WAIT_LEAD = 4, 2
 FRAMES = range(TICK - DEPTH, TICK + HORIZON + 1)
 
 
@@ -39,15 +40,22 @@ def horizon_picture() -> str:
     return "\n".join([line("frame", {frame: str(frame) for frame in FRAMES}), *map(wiring_row, wirings)])
 
 
+def ticks_of_wait(wiring: Wiring, horizon: int, lead: int = 0) -> int:
+    """Return how many ticks after an output the newest frame comes that its loss, or with a lead its message, needs."""
+    return max(0, newest_frame(wiring, DEPTH, TICK) + horizon + lead - TICK)
+
+
 def wiring_table() -> str:
-    """Return Lmin, and how old the frames are that meet in one output, of each wiring."""
-    lines = ["| wiring | Lmin | frames that meet in an output |", "| --- | --- | --- |"]
+    """Return of each wiring Lmin, how old the frames are that meet in one output, and how far off its targets are."""
+    waits = f"ticks to the last target, K = {WAIT_HORIZON} (with lead {WAIT_LEAD})"
+    lines = [f"| wiring | Lmin | frames that meet in an output | {waits} |", "| --- | --- | --- | --- |"]
     for name in PREDICTOR_WIRINGS:
         wiring = make_wiring(name, DEPTH)
         newest = newest_frame(wiring, DEPTH, TICK)
         ages = sorted(newest - frame for frame in frames_read(wiring, DEPTH, TICK))
         words = ", ".join("m" if age == 0 else f"m - {age}" for age in ages)
-        lines.append(f"| {name} | {min(wiring.path_lengths(DEPTH))} | {words} |")
+        wait, with_lead = ticks_of_wait(wiring, WAIT_HORIZON), ticks_of_wait(wiring, WAIT_HORIZON, WAIT_LEAD)
+        lines.append(f"| {name} | {min(wiring.path_lengths(DEPTH))} | {words} | {wait} ({with_lead}) |")
     return "\n".join(lines)
 
 

@@ -33,6 +33,27 @@ def test_the_page_is_what_the_functions_give(figure, page, tmp_path, monkeypatch
     assert figure.PAGE.read_text() == page
 
 
+def test_the_wait_of_the_loss_is_what_a_live_stream_would_wait(figure):
+    waits = {}
+    for name in ("chain", "unet"):
+        wiring = figure.make_wiring(name, 6)
+        newest = 20 - min(wiring.path_lengths(6)) + 1  # of the output of tick 20, by which frame 20 has been read
+        waits[name] = [len(range(20, newest + 4 + lead)) for lead in (0, 2)]
+        assert [figure.ticks_of_wait(wiring, 4, lead) for lead in (0, 2)] == waits[name]
+    assert waits == {"chain": [0, 1], "unet": [3, 5]}
+
+
+def test_documented_comparisons_pass_a_dry_run(page, tmp_path, monkeypatch, capsys):
+    from app.compare import main
+
+    monkeypatch.chdir(DOCS.parent)
+    monkeypatch.setattr("app.comparison.check.check_rows", lambda *_: None)  # needs the data
+    lines = re.findall(r"^ +skip-sideways compare (.+)$", page, re.MULTILINE)
+    assert len(lines) >= 2
+    for line in lines:
+        assert main([*line.split(), "--dry-run", "--output", str(tmp_path)]) == 0, line + capsys.readouterr().err
+
+
 def test_no_target_is_a_frame_that_has_reached_the_output(figure):
     rows = figure.horizon_picture().splitlines()[1:]
     assert len(rows) == 6
