@@ -18,6 +18,7 @@ from lightning_modules.metrics.frame_scores import METRICS, FrameScores
 from lightning_modules.predicted_clips import PredictedClips
 
 ARTIFACTS = "predictions"
+NETWORK, COPY = "this network", "copy last"  # rows of the printed table
 
 
 class SampleOfClips:
@@ -135,8 +136,9 @@ class PredictedFrameFiles(Callback):
         """
         if self.folder.is_file():
             raise ValueError(f"--output {self.folder} is a file; predicted frames need a folder, such as predictions")
-        ahead = horizons(int(pl_module.hparams["horizon"]))
-        self._entries, self._scores = [], {row: FrameScores(ahead) for row in ("this network", "copy last")}
+        horizon = int(pl_module.hparams["horizon"])
+        rows = (NETWORK, COPY) if horizon else (NETWORK,)  # a copy of the frame that is asked for knows the answer
+        self._entries, self._scores = [], {row: FrameScores(horizons(horizon)) for row in rows}
         if trainer.is_global_zero:
             write_index(self.folder, [], _about(pl_module))
 
@@ -153,8 +155,9 @@ class PredictedFrameFiles(Callback):
         if not (isinstance(outputs, PredictedClips) and trainer.is_global_zero):
             return
         last = copy_last(outputs.context_BTCHW, outputs.newest_N, int(pl_module.hparams["horizon"]))
-        for row, prediction in (("this network", outputs.prediction_BNKCHW), ("copy last", last)):
-            self._scores[row].update(prediction, outputs.target_BNKCHW, outputs.scored_BN)
+        said = {NETWORK: outputs.prediction_BNKCHW, COPY: last}
+        for row, scores in self._scores.items():
+            scores.update(said[row], outputs.target_BNKCHW, outputs.scored_BN)
         self._entries += [write_clip(self.folder, clip_frames(clip)) for clip in outputs if clip.frames]
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -167,7 +170,7 @@ class PredictedFrameFiles(Callback):
             return
         write_index(self.folder, self._entries, _about(pl_module))
         rows = {row: scores.compute() for row, scores in self._scores.items()}
-        print(table_of_scores(rows, self._scores["this network"].ahead))
+        print(table_of_scores(rows, self._scores[NETWORK].ahead))
         print(f"{len(self._entries)} clips written to {self.folder}")
 
 
@@ -183,8 +186,5 @@ def table_of_scores(rows: dict[str, dict[str, float]], ahead: list[int]) -> str:
 
 
 def _about(pl_module: pl.LightningModule) -> dict[str, Any]:
-    wiring = pl_module.network.wiring  # type: ignore[union-attr]
-    return {
-        "horizons": horizons(int(pl_module.hparams["horizon"])),
-        "lmin": min(wiring.path_lengths(wiring.depth)),  # type: ignore[union-attr, operator]
-    }
+    task: Any = pl_module
+    return {"horizons": horizons(int(task.hparams["horizon"])), "lmin": task.network.wiring.lmin}

@@ -12,7 +12,6 @@ from app.answers import VideoAnswers
 from app.one_video import manner
 from app.predicted_frames import PredictedFrameFiles
 from app.top_classes import TopClasses
-from lightning_modules.future_frames import FutureFrames
 
 DEFAULT_TOP_K = 5
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 def predictions_of(cli: "SkipSidewaysCLI") -> Callback:
     """Return what writes what the options ask for: frames, or a table of a data set's clips or of one video."""
     names, get = list(cli.datamodule.class_names), partial(cli._get, cli.config)
-    if isinstance(cli.model, FutureFrames):
+    if getattr(cli.model, "frame_targets", False):
         return _frames_of(cli)
     path, every_s = Path(get("output") or "predictions.csv"), get("every")
     top_k = DEFAULT_TOP_K if get("top_k") is None else int(get("top_k"))

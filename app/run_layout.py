@@ -68,7 +68,7 @@ def run_layout(
 def shortest_path(model: Any) -> int | str:
     """Return the hops of the shortest path from the frame to the output, Lmin; "" for networks without units."""
     wiring = getattr(getattr(model, "network", None), "wiring", None)
-    return "" if wiring is None else min(wiring.path_lengths(wiring.depth))
+    return "" if wiring is None else int(wiring.lmin)
 
 
 def _counts(videos: Mapping[str, int] | None) -> str:

@@ -162,7 +162,7 @@ class SkipSidewaysCLI(LightningCLI):
             kwargs["return_predictions"] = False
             if self.video:
                 del kwargs["datamodule"]
-                clips = type(self.model).__name__ == "FutureFrames"
+                clips = getattr(self.model, "frame_targets", False)
                 kwargs["dataloaders"] = self.video.clip_loader() if clips else self.video.loader()
         return kwargs
 

@@ -18,6 +18,7 @@ from lightning_modules.execution.clip_loss import Loss, cross_entropy, first_los
 from lightning_modules.execution.schedule import shortest_clip
 from lightning_modules.metrics.video_scores import VideoScores, clip_scores, summed_scores
 from lightning_modules.networks import ClipNetwork, UnitNetwork, build_network
+from lightning_modules.rules import Rule
 from lightning_modules.video_task import Batch, Inputs, VideoTask
 
 
@@ -73,8 +74,8 @@ class ActionRecognition(VideoTask):
         """Fewest frames from which there is an answer: D in the pipeline, 1 in other networks."""
         return first_loss_tick(self.rule, self.network.depth)
 
-    def inputs(self, batch: Batch) -> Inputs:
-        """Return the clips, their labels and their lengths."""
+    def inputs(self, batch: Batch, rule: Rule | None = None) -> Inputs:
+        """Return the clips, their labels and their lengths, the same under every rule."""
         return Inputs(batch["video"], batch["label"], batch["length"])
 
     def batch_figures(self, result: ClipGradients, batch: Batch) -> dict[str, Tensor]:

@@ -35,10 +35,11 @@ from lightning_modules.horizon import (
     target_frames,
     training_targets,
 )
-from lightning_modules.metrics.frame_evaluation import NONE, VALIDATION, FrameEvaluation
-from lightning_modules.metrics.frame_scores import PROTOCOLS
+from lightning_modules.metrics.frame_evaluation import NONE, VALIDATION, FrameEvaluation, protocols
+from lightning_modules.metrics.frame_scores import check_window
 from lightning_modules.metrics.frechet import feature_extractor
 from lightning_modules.metrics.lpips import NETWORKS as LPIPS_NETWORKS
+from lightning_modules.metrics.lpips import Lpips, check_pictures
 from lightning_modules.networks import UnitNetwork, build_frame_predictor
 from lightning_modules.predicted_clips import PredictedClips, on_cpu
 from lightning_modules.rules import Rule, make_rule
@@ -53,7 +54,8 @@ class FutureFrames(VideoTask):
     Args:
         network: small_autoencoder, vgg8_autoencoder or resnet18_autoencoder.
         horizon: number of future frames that every output predicts; 0: plain auto-encoding.
-        predict: change (from the newest frame that can have reached the output) or frame.
+        predict: change (from the newest frame that can have reached the output) or frame; without effect with
+            horizon 0, which always answers with the frame.
         loss: mse, or l1_gdl (absolute error and gradient difference).
         lead: frames by which the target behind the gradients that the last unit sends back is newer than its output:
             rule sideways without a stash (see rules/sideways.py); 0 is Sideways as defined.
@@ -93,6 +95,7 @@ class FutureFrames(VideoTask):
         super().__init__(**options)
         self._loss = frame_loss(loss)
         self._evaluation: FrameEvaluation | None = None
+        self._lpips_is_there = False
         self.scored: dict[str, Any] = {}  # what the last evaluation's figures are about
 
     @property
@@ -136,7 +139,9 @@ class FutureFrames(VideoTask):
         return self.min_frames
 
     def check_data(self, data: Any, trainer: Trainer, *, training: bool) -> None:
-        """Refuse streams, frames that the network cannot halve, and clips too short to be scored.
+        """Refuse streams, frames that the network cannot halve or a metric cannot take, and clips that are too short.
+
+        Before training also a lead beyond the clips' end, and a metric of the test whose weights are not there.
 
         Raises:
             ValueError: with the reason, and what to use instead.
@@ -150,8 +155,16 @@ class FutureFrames(VideoTask):
         clips = getattr(data, "clip_options", data)
         if (size := getattr(clips, "size", None)) is not None:
             self._check_size(int(size), int(size))
+            check_window(int(size), int(size))
+            if training and self.hparams["lpips"] != NONE:
+                check_pictures(self.hparams["lpips"], self.hparams["in_channels"], int(size), int(size))
         if (frames := getattr(clips, "frames", None)) is not None:
             self._check_frames(int(frames))
+            if training:
+                self._check_lead(int(frames))
+        if training and self.hparams["lpips"] != NONE and not self._lpips_is_there:
+            Lpips(self.hparams["lpips"], horizons(self.horizon))  # which fails in a second now, or after the training
+            self._lpips_is_there = True
 
     def _check_size(self, height: int, width: int) -> None:
         multiple = self.network.frame_multiple
@@ -170,12 +183,26 @@ class FutureFrames(VideoTask):
                 f"use --data.frames {self.min_frames} or more, or a smaller --model.horizon"
             )
 
-    def inputs(self, batch: Batch) -> Inputs:
-        """Return the first T - K frames of the clips, and for each nominal frame what the network should say."""
+    def _check_lead(self, frames: int) -> None:
+        """Refuse a lead with which even the first output's message would be about the clip's last target."""
+        wiring, lead = self.network.wiring, self.hparams["lead"]
+        last = frames - self.horizon - 1 - (wiring.depth - wiring.lmin)  # the lead from the first target to the last
+        if lead and lead >= last:
+            raise ValueError(
+                f"lead {lead} with clips of {frames} frames, whose last target is {last} frames newer than the first "
+                f"(horizon {self.horizon}, {wiring.depth} units, wiring {wiring.name!r}): all gradients sent back "
+                f"would be about that one; use --model.lead {max(0, last - 1)} or less, or longer clips"
+            )
+
+    def inputs(self, batch: Batch, rule: Rule | None = None) -> Inputs:
+        """Return the first T - K frames of the clips, and for each nominal frame what the network should say.
+
+        What an output can be asked for depends on the rule: in the pipeline on what the skips have brought.
+        """
         video_BTCHW = batch["video"]
         self._check_size(*video_BTCHW.shape[-2:])
         self._check_frames(video_BTCHW.shape[1])
-        first = int(newest_frames(self.rule, self.network.wiring, 1)[0])
+        first = int(newest_frames(rule or self.rule, self.network.wiring, 1)[0])
         targets_BTOHW = training_targets(
             video_BTCHW, first, batch["length"], horizon=self.horizon, predict=self.predict
         )
@@ -188,7 +215,9 @@ class FutureFrames(VideoTask):
         return {"train/loss": result.loss}
 
     def _evaluate(self, batch: Batch) -> PredictedClips | None:
-        """Score a batch; return the clips where the outputs are found, None in other stages."""
+        """Score a batch; return the clips where the outputs are found, None in other stages, or of no clips."""
+        if not len(batch["label"]):
+            return None
         floats, inputs = self.read(batch)
         output_BNOHW, _ = self.outputs(floats, inputs)
         if output_BNOHW is None:
@@ -269,14 +298,13 @@ class FutureFrames(VideoTask):
 
     def artifact(self) -> dict[str, Any]:
         """Return what the figures of a test are about, plain values: the artifact `future_frames.json`."""
-        depth, wiring = self.network.depth, self.network.wiring
         return {
             "schema": SCHEMA,
             "horizons": horizons(self.horizon),
             "predict": self.predict if self.horizon else "frame",
-            "lmin": min(wiring.path_lengths(depth)),
-            "depth": depth,
-            "scored_frames": "newest frames D to T-K-D+1 of each clip",
-            "protocols": PROTOCOLS,
+            "lmin": self.network.wiring.lmin,
+            "depth": self.network.depth,
+            "scored_frames": "newest frames D-1 to l-K-D of each clip of l frames, counted from 0",
+            "protocols": protocols(self.hparams["lpips"], self.hparams["frechet"]),
             **self.scored,
         }

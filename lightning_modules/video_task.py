@@ -46,7 +46,7 @@ from lightning_modules.optimisation import (
     planned_updates,
     set_gradients,
 )
-from lightning_modules.rules import Rule, make_rule
+from lightning_modules.rules import Rule, backprop_shifted, make_rule
 from lightning_modules.stream_state import StreamState
 
 Batch = Mapping[str, Any]
@@ -81,7 +81,7 @@ class VideoTask(LightningModule, ABC):
         activation: relu, silu, softplus or tanh.
         gradient_edges: all; newest: gradients go back only along each unit's newest message; shortest: only along its
             shortest path to the last unit.
-        rule: backprop_frame, backprop_shifted, sideways, or backprop for whole-clip networks.
+        rule: backprop_frame, backprop_shifted, sideways, or of ActionRecognition's whole-clip networks backprop.
         executor: vectorised (a clip at once), pipelined (tick by tick), or cuda_graph (the same, replayed on a GPU).
         update: clip (weights fixed inside a clip) or frame (a step at every tick).
         stash: exact keeps the past inputs that make Sideways' gradients exact.
@@ -178,8 +178,13 @@ class VideoTask(LightningModule, ABC):
         """Fewest frames of a clip from which there is something to score."""
 
     @abstractmethod
-    def inputs(self, batch: Batch) -> Inputs:
-        """Return what the network reads of a batch whose videos are floats, and what it should answer."""
+    def inputs(self, batch: Batch, rule: Rule | None = None) -> Inputs:
+        """Return what the network reads of a batch whose videos are floats, and what it should answer.
+
+        Args:
+            batch: by name.
+            rule: under which it answers, and which may decide what it can be asked for; None: the task's own.
+        """
 
     @abstractmethod
     def batch_figures(self, result: ClipGradients, batch: Batch) -> dict[str, Tensor]:
@@ -328,7 +333,7 @@ class VideoTask(LightningModule, ABC):
         optimizer, every = self._raw_optimizer(), self.hparams["accumulate"]
         result = self._gradients(batch, inputs)
         if self._logs_gradients(batch_idx):
-            self._log_gradients(inputs, result.gradients)
+            self._log_gradients(batch, result.gradients)
         set_gradients(self.network, self.team.average(result.gradients), batches=batch_idx % every + 1)
         if (batch_idx + 1) % every == 0 or self.trainer.is_last_batch:
             self._clip(optimizer)
@@ -340,7 +345,7 @@ class VideoTask(LightningModule, ABC):
         optimizer = self._raw_optimizer()
         if self._logs_gradients(batch_idx):
             clip_rule = replace(self.rule, update="clip")
-            self._log_gradients(inputs, self._gradients(batch, inputs, rule=clip_rule, executor="vectorised").gradients)
+            self._log_gradients(batch, self._gradients(batch, inputs, rule=clip_rule, executor="vectorised").gradients)
 
         def on_tick(gradients: Mapping[str, Tensor]) -> None:
             set_gradients(self.network, self.team.average(gradients))
@@ -374,13 +379,15 @@ class VideoTask(LightningModule, ABC):
     def _logs_gradients(self, batch_idx: int) -> bool:
         return is_logged(batch_idx, self.hparams["log_gradients_every"]) and not isinstance(self.network, ClipNetwork)
 
-    def _log_gradients(self, inputs: Inputs, gradients: Mapping[str, Tensor]) -> None:
+    def _log_gradients(self, batch: Batch, gradients: Mapping[str, Tensor]) -> None:
         assert isinstance(self.network, UnitNetwork)
+        reference = backprop_shifted()
+        inputs = self.inputs(batch, reference)  # of backprop_frame's targets its outputs would have seen some already
         exact = clip_gradients(
             with_all_edges(self.network),
             inputs.video_BTCHW,
             inputs.targets,
-            rule="backprop_shifted",
+            rule=reference,
             lengths_B=inputs.lengths_B,
             loss=self.loss,
         ).gradients

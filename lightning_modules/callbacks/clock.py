@@ -48,7 +48,7 @@ def clock_content(wiring: Wiring, rule: Rule, stages: Sequence[range]) -> dict[s
         "sources": [list(wiring.sources_of(unit)) for unit in units],
         "merge": wiring.merge,
         "gradient_edges": wiring.gradients,
-        "lmin": min(wiring.path_lengths(wiring.depth)),
+        "lmin": wiring.lmin,
         "lags": [lag(wiring, unit) for unit in units] if rule.forwards_gradients else None,
         "first_gradient_ticks": [first_gradient_tick(wiring, unit) for unit in units] if rule.pipelines else None,
         "stage_of_unit": [number for number, held in enumerate(stages, start=1) for _ in held],

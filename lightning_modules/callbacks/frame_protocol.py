@@ -1,9 +1,9 @@
 """What the figures of predicted frames are about: the artifact `future_frames.json` of a test."""
 
+from typing import Any
+
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
-
-from lightning_modules.future_frames import FutureFrames
 
 
 class FrameProtocol(Callback):
@@ -11,8 +11,9 @@ class FrameProtocol(Callback):
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Store it, where the task predicts frames."""
-        if not isinstance(pl_module, FutureFrames) or not pl_module.scored:
+        task: Any = pl_module
+        if not getattr(task, "frame_targets", False) or not task.scored:
             return
         for logger in trainer.loggers:
             if hasattr(logger, "log_dict"):
-                logger.log_dict(pl_module.artifact(), "future_frames.json")
+                logger.log_dict(task.artifact(), "future_frames.json")

@@ -13,8 +13,10 @@ from typing import Any
 from torch import Tensor
 
 from lightning_modules.horizon import copy_last, horizons, mean_last
-from lightning_modules.metrics.frame_scores import FrameScores
+from lightning_modules.metrics.frame_scores import PROTOCOLS, FrameScores
+from lightning_modules.metrics.frechet import PROTOCOL as FRECHET_PROTOCOL
 from lightning_modules.metrics.frechet import FrechetDistance
+from lightning_modules.metrics.lpips import PROTOCOL as LPIPS_PROTOCOL
 from lightning_modules.metrics.lpips import Lpips
 from lightning_modules.predicted_clips import PredictedClips
 
@@ -22,12 +24,57 @@ NONE = "none"
 VALIDATION = ("loss", "mse", "psnr_db", "ssim", "copy_last/mse")
 
 
+def protocols(lpips: str = NONE, frechet: str = NONE) -> dict[str, str]:
+    """Return how each metric of a test is measured, by name: of those in use, see `FrameEvaluation`."""
+    found = dict(PROTOCOLS)
+    if lpips != NONE:
+        found["lpips"] = LPIPS_PROTOCOL.format(network=lpips)
+    if frechet != NONE:
+        found["frechet"] = FRECHET_PROTOCOL
+    return found
+
+
+class _Row:
+    """Every score of what one forecaster says, the network or a baseline."""
+
+    def __init__(self, frames: FrameScores, lpips: Lpips | None, frechet: FrechetDistance | None) -> None:
+        self.frames, self.lpips, self.frechet = frames, lpips, frechet
+
+    def empty_like(self) -> "_Row":
+        """Return another forecaster's, with the same metrics."""
+        return _Row(
+            FrameScores(self.frames.ahead),
+            None if self.lpips is None else self.lpips.empty_like(),
+            None if self.frechet is None else self.frechet.empty_like(),
+        )
+
+    def update(self, prediction_BNKCHW: Tensor, target_BNKCHW: Tensor, scored_BN: Tensor) -> None:
+        for scores in (self.frames, self.lpips, self.frechet):
+            if scores is not None:
+                scores.update(prediction_BNKCHW, target_BNKCHW, scored_BN)
+
+    def merge(self, other: "_Row") -> None:
+        self.frames.merge(other.frames)
+        if self.lpips is not None and other.lpips is not None:
+            self.lpips.merge(other.lpips)
+        if self.frechet is not None and other.frechet is not None:
+            self.frechet.merge(other.frechet)
+
+    def compute(self) -> dict[str, float]:
+        found = self.frames.compute()
+        if self.lpips is not None:
+            found |= self.lpips.compute()
+        if self.frechet is not None:
+            found["frechet"] = self.frechet.compute()
+        return found
+
+
 class FrameEvaluation:
     """Sums over scored frames, whose number does not grow with the test set.
 
     Args:
         horizon: K; 0 for auto-encoding, which has no baselines: they know the frame that is asked for.
-        every_baseline: score both baselines in full; otherwise the copy's MSE alone, for validations.
+        every_baseline: score both baselines by all metrics; otherwise the copy's MSE alone, for validations.
         lpips: none, or the network of `Lpips`.
         frechet: none, or the extractor of `FrechetDistance`.
 
@@ -38,18 +85,20 @@ class FrameEvaluation:
     def __init__(self, horizon: int, *, every_baseline: bool, lpips: str = NONE, frechet: str = NONE) -> None:
         self.horizon, self.every_baseline = horizon, every_baseline
         ahead = horizons(horizon)
-        self.scores = FrameScores(ahead)
+        self.scores = _Row(
+            FrameScores(ahead),
+            None if lpips == NONE else Lpips(lpips, ahead),
+            None if frechet == NONE else FrechetDistance(frechet),
+        )
         names = ("copy_last", "mean_last") if every_baseline and horizon else ()
-        self.baselines = {name: FrameScores(ahead) for name in names}
-        self.lpips = None if lpips == NONE else Lpips(lpips, ahead)
-        self.frechet = None if frechet == NONE else FrechetDistance(frechet)
+        self.baselines = {name: self.scores.empty_like() for name in names}
         self.clips = 0
         self._loss = self._copy_mse = 0.0
 
     @property
     def frames(self) -> int:
         """Number of scored frames, each with all its horizons."""
-        return self.scores.frames
+        return self.scores.frames.frames
 
     def update(self, clips: PredictedClips, video_BTCHW: Tensor, losses_BN: Tensor) -> None:
         """Add a batch.
@@ -63,9 +112,6 @@ class FrameEvaluation:
         self.clips += int(scored_BN.any(1).sum())
         self._loss += float(losses_BN[scored_BN].double().sum())
         self.scores.update(clips.prediction_BNKCHW, clips.target_BNKCHW, scored_BN)
-        for extra in (self.lpips, self.frechet):
-            if extra is not None:
-                extra.update(clips.prediction_BNKCHW, clips.target_BNKCHW, scored_BN)
         copied = copy_last(video_BTCHW, clips.newest_N, self.horizon)
         if not self.every_baseline:
             errors = (copied - clips.target_BNKCHW)[scored_BN].square().flatten(1).mean(1)
@@ -81,10 +127,6 @@ class FrameEvaluation:
         self._loss += other._loss
         self._copy_mse += other._copy_mse
         self.scores.merge(other.scores)
-        if self.lpips is not None and other.lpips is not None:
-            self.lpips.merge(other.lpips)
-        if self.frechet is not None and other.frechet is not None:
-            self.frechet.merge(other.frechet)
         for name, baseline in self.baselines.items():
             baseline.merge(other.baselines[name])
 
@@ -99,13 +141,9 @@ class FrameEvaluation:
             found |= {f"{name}/{key}": value for key, value in baseline.compute().items()}
         if not self.every_baseline and self.horizon:
             found["copy_last/mse"] = self._copy_mse / self.frames
-        if self.lpips is not None:
-            found |= self.lpips.compute()
-        if self.frechet is not None:
-            found["frechet"] = self.frechet.compute()
         return found
 
     def about(self) -> dict[str, Any]:
         """Return what the figures are means over, and what the Frechet distance was measured with."""
-        frechet = None if self.frechet is None else self.frechet.about()
-        return {"clips": self.clips, "frames": self.frames, "frechet": frechet}
+        distance = self.scores.frechet
+        return {"clips": self.clips, "frames": self.frames, "frechet": None if distance is None else distance.about()}

@@ -78,18 +78,26 @@ class FrameScores:
         return {**found, **{name: means[row].mean().item() for row, name in enumerate(METRICS)}}
 
 
+def check_window(height: int, width: int) -> None:
+    """Refuse frames smaller than SSIM's window.
+
+    Raises:
+        ValueError: with the fewest pixels.
+    """
+    if min(height, width) < SSIM_WINDOW:
+        raise ValueError(
+            f"frames of {height} x {width} pixels; SSIM's window needs at least {SSIM_WINDOW} x {SSIM_WINDOW}: "
+            "use a larger --data.size"
+        )
+
+
 def scores_of(prediction_MKCHW: Tensor, target_MKCHW: Tensor) -> Tensor:
     """Return each frame's scores, (4, M, K) in the order of `METRICS`, float64; predictions are clamped to [0, 1].
 
     Raises:
         ValueError: frames smaller than SSIM's window.
     """
-    height, width = prediction_MKCHW.shape[-2:]
-    if min(height, width) < SSIM_WINDOW:
-        raise ValueError(
-            f"frames of {height} x {width} pixels; SSIM's window needs at least {SSIM_WINDOW} x {SSIM_WINDOW}: "
-            "use a larger --data.size"
-        )
+    check_window(*prediction_MKCHW.shape[-2:])
     prediction, target = prediction_MKCHW.float().clamp(0, 1), target_MKCHW.float()
     mse_MK = (prediction - target).square().flatten(2).mean(2).double()
     psnr_MK = torch.where(mse_MK < EXACT_MSE, EXACT_DB, -10 * mse_MK.clamp_min(EXACT_MSE).log10())

@@ -14,6 +14,7 @@ Shape legend: B clips, N outputs, K horizons, n samples, F features, C channels,
 """
 
 from collections.abc import Callable
+from copy import copy
 from importlib import import_module
 from typing import Any
 
@@ -23,6 +24,10 @@ from torch import Tensor, nn
 
 Extractor = Callable[[Tensor], Tensor]
 PIXELS = "pixels"
+PROTOCOL = (
+    "squared Frechet distance between predicted and true frames in the features named under `frechet`; an output's "
+    "frames are a sample, predictions clamped to [0, 1]"
+)
 _GRID = 8
 
 
@@ -101,6 +106,13 @@ class FrechetDistance:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_extract": None}  # the sums travel to other processes, a network need not
+
+    def empty_like(self) -> "FrechetDistance":
+        """Return one that has seen nothing and shares the extractor."""
+        twin = copy(self)
+        twin._extract = self._extract  # which a copy, as what travels, is without
+        twin._predicted, twin._true = _Moments(), _Moments()
+        return twin
 
     @property
     def samples(self) -> int:

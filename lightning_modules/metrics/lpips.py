@@ -7,12 +7,14 @@ Shape legend: B clips, N outputs, K horizons, M scored outputs, C channels, H an
 """
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import torch
 from torch import Tensor
 
 NETWORKS = {"alex": 32, "vgg": 16}  # the fewest pixels that pass
+PROTOCOL = "LPIPS of each frame, network {network}, predictions clamped to [0, 1], mean over frames (torchmetrics)"
 
 
 def _network(name: str) -> Any:
@@ -40,6 +42,20 @@ def _network(name: str) -> Any:
         ) from error
 
 
+def check_pictures(network: str, channels: int, height: int, width: int) -> None:
+    """Refuse frames that the network can't take.
+
+    Raises:
+        ValueError: frames that are too small, or of other colours than grey and RGB.
+    """
+    least = NETWORKS[network]
+    if channels not in (1, 3) or min(height, width) < least:
+        raise ValueError(
+            f"frames of {channels} channels and {height} x {width} pixels; lpips {network!r} takes 1 or 3 "
+            f"channels and at least {least} x {least} pixels: use --model.lpips none"
+        )
+
+
 class Lpips:
     """Adds up LPIPS of predicted frames for each horizon.
 
@@ -60,6 +76,13 @@ class Lpips:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_metric": None}  # the sums travel to other processes, the network need not
 
+    def empty_like(self) -> "Lpips":
+        """Return one that has counted nothing and shares the image network."""
+        twin = copy(self)
+        twin._metric = self._metric  # which a copy, as what travels, is without
+        twin.frames, twin._sums_K = 0, torch.zeros_like(self._sums_K)
+        return twin
+
     @torch.no_grad()
     def update(self, prediction_BNKCHW: Tensor, target_BNKCHW: Tensor, scored_BN: Tensor) -> None:
         """Add a batch of predicted frames where `scored_BN`; predictions are clamped to [0, 1].
@@ -67,13 +90,7 @@ class Lpips:
         Raises:
             ValueError: frames that are too small, or of other colours than grey and RGB.
         """
-        channels, height, width = prediction_BNKCHW.shape[-3:]
-        if channels not in (1, 3) or min(height, width) < NETWORKS[self.network]:
-            least = NETWORKS[self.network]
-            raise ValueError(
-                f"frames of {channels} channels and {height} x {width} pixels; lpips {self.network!r} takes 1 or 3 "
-                f"channels and at least {least} x {least} pixels: use --model.lpips none"
-            )
+        check_pictures(self.network, *prediction_BNKCHW.shape[-3:])
         prediction_MKCHW = prediction_BNKCHW[scored_BN].float().clamp(0, 1)
         target_MKCHW = target_BNKCHW[scored_BN].float()
         if not len(target_MKCHW):

@@ -89,6 +89,11 @@ class Wiring:
         """Number of units, D."""
         return len(self.sources)
 
+    @property
+    def lmin(self) -> int:
+        """Hops of the shortest path from the frame to the output, Lmin."""
+        return min(self.path_lengths(self.depth))
+
     def sources_of(self, unit: int) -> tuple[int, ...]:
         """What a unit reads (1-based), its chain neighbour first."""
         return self.sources[unit - 1]

@@ -199,6 +199,20 @@ def test_predict_writes_every_clip_and_a_table(tmp_path, capsys):
     assert "8 clips written to" in printed
 
 
+def test_of_an_autoencoder_no_copy_is_printed(tmp_path, capsys):
+    """The copied frame would be the one that is asked for."""
+    callback, module = PredictedFrameFiles(tmp_path), Predictor()
+    module.hparams["horizon"] = 0
+    fake, made = SimpleNamespace(is_global_zero=True), batch([0])
+    made.target_BNKCHW, made.prediction_BNKCHW = made.target_BNKCHW[:, :, :1], made.prediction_BNKCHW[:, :, :1]
+    callback.on_predict_start(fake, module)
+    callback.on_predict_batch_end(fake, module, made, None, 0)
+    callback.on_predict_end(fake, module)
+    printed = capsys.readouterr().out
+    assert "mse this network" in printed
+    assert "copy last" not in printed
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 @pytest.mark.parametrize("name", ["index.json", "prediction.npz", "target.mp4"])
 def test_a_full_disk_is_said(tmp_path, name):

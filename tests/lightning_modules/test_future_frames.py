@@ -6,15 +6,18 @@ from lightning import seed_everything
 from moving_clips import MovingClips, MovingData
 from test_action_recognition import Losses, SaveAndStop, same, trainer, weights
 from torch import Tensor, nn
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader, default_collate
 
 from lightning_modules.execution import clip_gradients
+from lightning_modules.execution.clip_loss import leading_targets
 from lightning_modules.execution.pipelined import run_pipelined
+from lightning_modules.execution.placement import cut
 from lightning_modules.execution.slot_tick import SlotTick, run_slots
 from lightning_modules.future_frames import FutureFrames
 from lightning_modules.horizon import horizons
 from lightning_modules.networks import PREDICTOR_WIRINGS
 from tests.lightning_modules.execution.reference import relative_error
+from tests.lightning_modules.execution.threads import in_stages
 
 SMALL = {"network": "small_autoencoder", "width": 0.25, "in_channels": 1, "horizon": 2}
 PIPELINED = {"rule": "sideways", "executor": "pipelined"}
@@ -26,8 +29,11 @@ METHODS = {
     "backprop_shifted l1_gdl": {"rule": "backprop_shifted", "wiring": "concat", "loss": "l1_gdl"},
     "skip-sideways newest edges": {"rule": "sideways", "wiring": "concat", "gradient_edges": "newest"},
     "skip-sideways unet whole frames": {"rule": "sideways", "wiring": "unet", "predict": "frame"},
+    "skip-sideways lead": {"rule": "sideways", "wiring": "unet", "lead": 2, "lr": 3e-3},
+    "skip-sideways shortest edges lead": {**PIPELINED, "wiring": "unet", "gradient_edges": "shortest", "lead": 2},
     "pipelined dense": {**PIPELINED, "wiring": "dense"},
     "pipelined stash": {**PIPELINED, "wiring": "residual", "stash": "exact"},
+    "pipelined stash shortest edges": {**PIPELINED, "wiring": "unet", "stash": "exact", "gradient_edges": "shortest"},
     "pipelined update frame": {**PIPELINED, "wiring": "input", "update": "frame", "lr": 3e-3},
     "auto-encoding": {"rule": "sideways", "horizon": 0},
     "frozen": {"rule": "backprop_shifted", "wiring": "dense", "train_units": "last"},
@@ -149,6 +155,27 @@ def test_every_executor_finds_the_same(wiring):
     torch.testing.assert_close(ours.logits_BNK, theirs.logits_BNK)
 
 
+@pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 3, 2)], ids=str)
+def test_three_stages_equal_one_process(sizes):
+    """Skips over a whole stage, shortest edges, a lead, targets of each frame, ragged clips; stages are threads."""
+    options = {"wiring": "unet", "gradient_edges": "shortest", "lead": 2, **PIPELINED}
+    module, of = model(**options).double(), batch()
+    nn.init.normal_(list(module.network.parameters())[-2], std=0.1)  # it starts at zero, which stops all gradients
+    _, inputs = module.read(of)
+    given = {"rule": module.rule, "executor": "pipelined", "lengths_B": inputs.lengths_B, "loss": module.loss}
+    one = clip_gradients(module.network, inputs.video_BTCHW, inputs.targets, **given)
+
+    def work(mine, stage):
+        video = inputs.video_BTCHW if stage.has_video else inputs.video_BTCHW.to("meta")
+        targets = inputs.targets if stage.has_output else inputs.targets.to("meta")
+        return clip_gradients(mine, video, targets, stage=stage, **given)
+
+    results = [found for _, found in in_stages(module.network, cut(module.network.wiring, sizes), work)]
+    assert relative_error({n: g for found in results for n, g in found.gradients.items()}, one.gradients) < 1e-12
+    torch.testing.assert_close(results[-1].loss, one.loss)
+    torch.testing.assert_close(results[-1].logits_BNK, one.logits_BNK)
+
+
 class Newest(nn.Module):
     """Stands for a unit's merge: hands on the message that has seen the newest frame."""
 
@@ -221,8 +248,88 @@ def test_auto_encoding_is_asked_for_the_newest_frame_itself(tmp_path):
 
 def test_the_frechet_distance_is_of_a_named_extractor(tmp_path):
     module = model(frechet="pixels")
-    assert figures_of(tmp_path, module)["test/frechet"] > 0
-    assert module.artifact()["frechet"] == {"extractor": "pixels", "samples": 41}
+    figures = figures_of(tmp_path, module)
+    # It starts as a copy of the last frame, and both are asked the same.
+    assert figures["test/frechet"] == pytest.approx(figures["test/copy_last/frechet"])
+    assert 0 < figures["test/frechet"] != pytest.approx(figures["test/mean_last/frechet"])
+    about = module.artifact()
+    assert about["frechet"] == {"extractor": "pixels", "samples": 41}
+    assert about["protocols"].keys() == {"mse", "mse_sum", "psnr_db", "ssim", "frechet"}
+    assert about["scored_frames"] == "newest frames D-1 to l-K-D of each clip of l frames, counted from 0"
+
+
+class FakeLpips(nn.Module):
+    """Stands for torchmetrics' metric, whose weights would have to be downloaded: a sum of mean absolute errors."""
+
+    def forward(self, said: Tensor, true: Tensor) -> Tensor:
+        return (said - true).abs().flatten(1).mean(1).sum()
+
+    def reset(self) -> None:
+        """Keep nothing."""
+
+
+def test_lpips_of_the_network_and_of_the_baselines(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr("lightning_modules.metrics.lpips._network", lambda name: made.append(name) or FakeLpips())
+    module = model(lpips="vgg")
+    figures = figures_of(tmp_path, module)
+    for name in ("lpips_1", "lpips_2", "lpips"):
+        assert figures[f"test/{name}"] == pytest.approx(figures[f"test/copy_last/{name}"])
+        assert figures[f"test/mean_last/{name}"] > figures[f"test/{name}"] > 0
+    assert made == ["vgg"], "the baselines share the image network"
+    assert "network vgg" in module.artifact()["protocols"]["lpips"]
+
+
+def test_lpips_weights_are_looked_for_before_the_training(tmp_path, monkeypatch):
+    def offline(name):
+        raise ValueError("no connection")
+
+    monkeypatch.setattr("lightning_modules.metrics.lpips._network", offline)
+    module = model(lpips="vgg")
+    monkeypatch.setattr(module, "training_step", lambda *_: pytest.fail("trained first"))
+    with pytest.raises(ValueError, match="no connection"):
+        trainer(tmp_path).fit(module, MovingData())
+    trainer(tmp_path).predict(module, MovingData(clips=1))  # which needs none
+
+
+def test_backprop_frame_is_compared_with_what_the_pipeline_may_be_asked_for(tmp_path):
+    """The reference's output i has seen frame i + D - Lmin: the targets of frame i would be frames that it has seen."""
+    module = model(rule="backprop_frame", wiring="unet", log_gradients_every=1)
+    _, inputs = module.read(of := batch())
+    seen = []
+
+    def watching(*given, rule, **options):
+        seen.append((rule.name, given[2]))
+        return clip_gradients(*given, rule=rule, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lightning_modules.video_task.clip_gradients", watching)
+        trainer(tmp_path, max_epochs=1, limit_train_batches=1).fit(module, MovingData())
+    (own, own_targets), (reference, targets) = seen
+    assert (own, reference) == ("backprop_frame", "backprop_shifted")
+    pipelined = model(rule="backprop_shifted", wiring="unet")
+    assert not torch.equal(own_targets, targets)
+    # Six units, Lmin 2: the first output has seen frame 4.
+    assert torch.equal(pipelined.read(of)[1].targets[:, 0], inputs.targets[:, 4])
+    assert torch.equal(targets[:, :8], own_targets[:, 4:12])
+
+
+@pytest.mark.filterwarnings("ignore:predict returned None")
+def test_a_batch_without_clips_is_not_scored(tmp_path):
+    class Emptied(MovingData):
+        def test_dataloader(self):
+            first, second = super().test_dataloader()
+            none = {"video": second["video"][:0], "label": second["label"][:0], "length": second["length"][:0]}
+            return DataLoader([first, {**none, "clip_id": []}], batch_size=None, collate_fn=dict)
+
+        val_dataloader = predict_dataloader = test_dataloader
+
+    module = model()
+    (figures,) = trainer(tmp_path).test(module, Emptied(), verbose=False)
+    assert module.scored["clips"] == 4
+    assert figures["test/mse"] > 0
+    trainer(tmp_path, limit_val_batches=1.0).validate(module, Emptied(), verbose=False)
+    assert [found and len(found) for found in trainer(tmp_path).predict(module, Emptied())] == [4, None]
 
 
 @pytest.mark.parametrize(
@@ -236,6 +343,32 @@ def test_the_frechet_distance_is_of_a_named_extractor(tmp_path):
 def test_data_that_does_not_fit_is_refused_before_any_is_read(data, says, tmp_path):
     with pytest.raises(ValueError, match=says):
         trainer(tmp_path).fit(model(), MovingData(**data))
+
+
+@pytest.mark.parametrize(
+    ("options", "data", "says"),
+    [
+        ({}, {"size": 8}, r"8 x 8 pixels; SSIM's window needs at least 11 x 11"),
+        ({"lpips": "alex"}, {}, r"16 x 16 pixels; lpips 'alex' takes 1 or 3 channels and at least 32 x 32"),
+        ({"lpips": "vgg", "in_channels": 2}, {"channels": 2}, r"frames of 2 channels .* lpips 'vgg' takes 1 or 3"),
+        # 18 - 2 frames are read. On the chain the first target is that of frame 0, the last that of frame 15.
+        ({"lead": 15}, {}, r"is 15 frames newer than the first .*use --model.lead 14 or less"),
+        ({"lead": 11, "wiring": "unet"}, {}, r"is 11 frames newer than the first .*use --model.lead 10 or less"),
+    ],
+)
+def test_what_a_metric_or_a_lead_needs_of_the_data_is_checked_before_any_is_read(options, data, says, tmp_path):
+    with pytest.raises(ValueError, match=says):
+        trainer(tmp_path).fit(model(**options), MovingData(**data))
+
+
+def test_the_largest_lead_has_a_first_message_of_its_own(tmp_path):
+    """As `lead` is counted where it is used: the message of the first output is not about the last target yet."""
+    module, of = model(lead=10, wiring="unet"), batch(clips=1)
+    module.check_data(MovingData(), trainer(tmp_path), training=True)
+    _, inputs = module.read(of)
+    last = inputs.targets[:, -1]
+    assert not torch.equal(leading_targets(inputs.targets, 1, 10), last)
+    assert torch.equal(leading_targets(inputs.targets, 1, 11), last)
 
 
 @pytest.mark.parametrize(
