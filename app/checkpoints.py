@@ -17,11 +17,11 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
 from app.checkpoint_io import UNFINISHED
+from app.metric_sense import sense
 from app.run_logger import RunLogger
 
 LAST, BEST, PREVIOUS = "last.ckpt", "best.ckpt", "previous.ckpt"
 RUN_FILE = "run.json"
-SMALLER_IS_BETTER = ("loss", "mse", "lpips", "frechet")  # metrics whose names begin so
 
 
 class RunCheckpoint(Checkpoint):
@@ -143,8 +143,7 @@ def better(metric: str) -> str:
     >>> better("val/top1"), better("val/psnr_db"), better("val/copy_last/mse_sum_4"), better("val/loss")
     ('max', 'max', 'min', 'min')
     """
-    name = metric.rsplit("/", 1)[-1]
-    return "min" if name.startswith(SMALLER_IS_BETTER) else "max"
+    return "min" if sense(metric) == "lower" else "max"
 
 
 def hand_over_metrics(trainer: pl.Trainer) -> None:

@@ -17,11 +17,12 @@ def run_experiment(
     `config`: as a `fit` YAML holds it: seed_everything, trainer, model, data, checkpoint; a class by its path or short
     name. `tags`: run layout tags to set (`row`, `comparison`). `quiet`: no progress bar, no tables.
     Returns {"run_id": MLflow's id, None without a logger, "metrics": every metric's last value by name, "layout": the
-    run layout}.
+    run layout, "about": what figures of predicted frames are about, as in future_frames.json (None of other tasks)}.
     ValueError: the configuration makes no sense, or asks for several processes.
     """
     from app.noise import without_noise
     from app.trainer_cli import SkipSidewaysCLI
+    from lightning_modules.future_frames import FutureFrames
 
     with without_noise(quiet):
         cli = SkipSidewaysCLI(
@@ -41,10 +42,12 @@ def run_experiment(
         cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=not quiet)
     metrics |= cli.trainer.callback_metrics
     found = {name: float(value) for name, value in metrics.items()}
+    about = cli.model.artifact() if isinstance(cli.model, FutureFrames) else None
+    rest = {"layout": cli.tracked.layout, "about": about}
     logger = cli.tracked.logger
     if logger is None:
-        return {"run_id": None, "metrics": found, "layout": cli.tracked.layout}
-    return {"run_id": logger.version, "metrics": found | logger.latest, "layout": cli.tracked.layout}
+        return {"run_id": None, "metrics": found, **rest}
+    return {"run_id": logger.version, "metrics": found | logger.latest, **rest}
 
 
 def _prepared(config: Mapping[str, Any], quiet: bool) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from app.comparison.measures import at_horizon
+from app.comparison.measures import at_horizon, parts
 
 GAP_RECOVERED = "gap_recovered"
 _KEYS = ("row", "versus", "metric", "at_least", "at_most", "relative", "horizons")
@@ -68,6 +68,31 @@ def _read_bounds(item: Any, metric: str, where: str) -> list[Bound]:
     if not isinstance(horizons, list) or not horizons or not all(_is_horizon(value) for value in horizons):
         raise ValueError(f"{where}: horizons: expected a list of whole numbers from 0, got {horizons!r}")
     return [replace(bound, metric=at_horizon(bound.metric or metric, value)) for value in horizons]
+
+
+def check_horizons(bounds: Sequence[Bound], ahead: Mapping[str, int]) -> None:
+    """Refuse a bound on a horizon that a row does not predict: it would stay undecided. `ahead`: row to K.
+
+    Errors: ValueError with the row and the horizons that it has.
+    """
+    for bound in bounds:
+        k = parts(bound.metric or "")[1]
+        for row in (bound.row, bound.versus or ""):
+            if k is None or row not in ahead or k in horizons_of(ahead[row]):
+                continue
+            raise ValueError(
+                f"bounds: {bound.metric} of row {row!r}, which predicts {_range(ahead[row])}; give a horizon that it "
+                "has, or the row another model.init_args.horizon"
+            )
+
+
+def horizons_of(ahead: int) -> range:
+    """Return the horizons of a row that looks K frames ahead: 1 to K, and 0 alone where it predicts nothing."""
+    return range(1, ahead + 1) if ahead else range(1)
+
+
+def _range(ahead: int) -> str:
+    return f"k = 1 to {ahead}" if ahead else "k = 0 alone"
 
 
 def _is_horizon(value: Any) -> bool:

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 
 from app.comparison.baselines import COPY_LAST, is_baseline
 from app.comparison.formats import markdown_table, mean_text, percent_text
-from app.comparison.measures import FRAME_METRICS, SENSE, at_horizon, parts, places
+from app.comparison.measures import FRAME_METRICS, at_horizon, parts, places
+from app.comparison.protocols import protocol_line
 from app.comparison.spec import Comparison
 from app.comparison.statistics import Interval, MeanStd, mean_std, relative_difference
 from app.comparison.summary import Records, row_values
 from app.comparison.variants import MARK, partner
+from app.metric_sense import SENSE
 
 PER_HORIZON = ("mse", "psnr_db", "ssim", "lpips")
 MEANS = ("mse_sum", "frechet")
@@ -45,7 +47,8 @@ def _table(comparison: Comparison, records: Records, rows: Sequence[str], name: 
     lines = [[row, *(mean_text(value, digits) for value in values)] for row, values in table.items()]
     headings = ["row", *(f"k = {k}" for k in steps), "mean"]
     better = SENSE[name]
-    return f"## {FRAME_METRICS[name]} per horizon ({better} is better)\n\n" + markdown_table(headings, lines)
+    table_text = markdown_table(headings, lines) + f"\n{protocol_line(records, name)}"
+    return f"## {FRAME_METRICS[name]} per horizon ({better} is better)\n\n" + table_text
 
 
 def _beside_copy(comparison: Comparison, records: Records, rows: Sequence[str]) -> str:
@@ -62,17 +65,18 @@ def _beside_copy(comparison: Comparison, records: Records, rows: Sequence[str]) 
 
 def _means(comparison: Comparison, records: Records, rows: Sequence[str]) -> str:
     """Return the metrics that have no table of their own, as means over the horizons."""
-    columns, headings = [], []
+    columns, headings, notes = [], [], ""
     for name in MEANS:
         values = [_mean(comparison, records, row, f"test/{name}") for row in rows]
         if any(values):
             digits = places(f"test/{name}", [value.mean for value in values if value])
             columns.append([mean_text(value, digits) for value in values])
             headings.append(f"{FRAME_METRICS[name]} ({SENSE[name]} is better)")
+            notes += f"\n{protocol_line(records, name)}"
     if not columns:
         return ""
     lines = [list(line) for line in zip(rows, *columns, strict=True)]
-    return "## Further metrics, mean over horizons\n\n" + markdown_table(["row", *headings], lines)
+    return "## Further metrics, mean over horizons\n\n" + markdown_table(["row", *headings], lines) + notes
 
 
 def _mean(comparison: Comparison, records: Records, row: str, metric: str) -> MeanStd | None:

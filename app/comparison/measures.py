@@ -11,6 +11,8 @@ import math
 import re
 from collections.abc import Iterable
 
+from app.metric_sense import sense
+
 BETTER = ("higher", "lower")
 TOP1, MSE = "top1", "mse"
 # Of predicted frames, in the order of a report: name to heading. Each is logged as its mean, and as NAME_k.
@@ -22,8 +24,6 @@ FRAME_METRICS = {
     "lpips": "LPIPS",
     "frechet": "Frechet distance",
 }
-SENSE = {"loss": "lower", "mse": "lower", "mse_sum": "lower", "lpips": "lower", "frechet": "lower"}
-SENSE |= {TOP1: "higher", "psnr_db": "higher", "ssim": "higher"}
 _AT_HORIZON = re.compile(r"(.+)_(\d+)")
 _PLACES, _DIGITS, _MOST_PLACES = 3, 4, 8
 
@@ -59,9 +59,9 @@ def check_sense(key: str, metric: str, better: str) -> None:
     """
     if better not in BETTER:
         raise ValueError(f"better: expected higher or lower, got {better!r}")
-    sense = SENSE.get(parts(metric)[0], better)
-    if sense != better:
-        raise ValueError(f"{key}: {metric} is better where it is {sense}, but better says {better}; write {sense}")
+    own = sense(metric) or better
+    if own != better:
+        raise ValueError(f"{key}: {metric} is better where it is {own}, but better says {better}; write {own}")
 
 
 def places(metric: str, values: Iterable[float]) -> int:

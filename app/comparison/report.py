@@ -21,6 +21,7 @@ from app.comparison.horizons import frame_tables
 from app.comparison.measures import heading as metric_heading
 from app.comparison.measures import places as decimals
 from app.comparison.overrides import flatten
+from app.comparison.protocols import different_protocols
 from app.comparison.spec import Comparison, Row
 from app.comparison.statistics import FALL_BACK, mean_std
 from app.comparison.summary import Claim, Records, RowSummary, claims, current, row_values, summarise
@@ -130,7 +131,7 @@ def _provenance(comparison: Comparison, header: Mapping[str, Any], records: Reco
 
 
 def _mixtures(records: Records) -> list[str]:
-    return [*mixtures(records), *disagreements(records)]
+    return [*mixtures(records), *disagreements(records), *different_protocols(records)]
 
 
 def _places(comparison: Comparison, rows: list[RowSummary]) -> int:

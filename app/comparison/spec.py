@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from app.comparison.baselines import BASELINES, is_baseline
-from app.comparison.bounds import Bound, read_bounds
-from app.comparison.measures import check_sense
+from app.comparison.bounds import Bound, check_horizons, read_bounds
+from app.comparison.measures import check_sense, parts
 from app.comparison.overrides import apply_overrides, check_experiment, expand, get, nearest
 from app.comparison.trials import check_tune
 from app.comparison.variants import expand_rows, partner, scaled
@@ -82,8 +83,7 @@ class Comparison:
     @property
     def predicts_frames(self) -> bool:
         """Whether the task is future frames, whose tables have horizons, baselines and each network's Lmin."""
-        configs = (self.row_config(row) for row in self.rows)
-        return any(str(get(config, "model.class_path")).rsplit(".", 1)[-1] == "FutureFrames" for config in configs)
+        return any(_of_frames(self.row_config(row)) for row in self.rows)
 
     def row_config(self, row: Row) -> dict[str, Any]:
         """The fit configuration of a row, before fold and seed are set."""
@@ -95,6 +95,7 @@ class Comparison:
         changed = replace(self, overrides=apply_overrides(self.overrides, given))
         for row in changed.rows:
             check_experiment(changed.row_config(row), "--set")
+        check_horizons(changed.bounds, _horizons(changed))
         return changed
 
     def with_overrides(self, chosen: Mapping[str, Mapping[str, Any]]) -> Comparison:
@@ -192,6 +193,26 @@ def _check(comparison: Comparison) -> None:
     check_tune(comparison)
     for row in comparison.rows:
         check_experiment(comparison.row_config(row), f"row {row.name!r}")
+    check_horizons(comparison.bounds, _horizons(comparison))
+
+
+def _horizons(comparison: Comparison) -> dict[str, int]:
+    """Return how far each row that predicts frames looks ahead, where a bound is about one horizon."""
+    if all(parts(bound.metric or "")[1] is None for bound in comparison.bounds):
+        return {}
+    configs = {row.name: comparison.row_config(row) for row in comparison.rows}
+    found = {name: get(config, "model.init_args.horizon") for name, config in configs.items() if _of_frames(config)}
+    if None in found.values():
+        # Seconds of imports, for a file that leaves the task's default in place.
+        from lightning_modules.future_frames import FutureFrames
+
+        default = inspect.signature(FutureFrames).parameters["horizon"].default
+        found = {name: default if value is None else value for name, value in found.items()}
+    return {name: value for name, value in found.items() if isinstance(value, int)}
+
+
+def _of_frames(config: Mapping[str, Any]) -> bool:
+    return str(get(config, "model.class_path")).rsplit(".", 1)[-1] == "FutureFrames"
 
 
 def _check_restrictions(comparison: Comparison) -> None:

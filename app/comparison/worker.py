@@ -17,11 +17,16 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from app.comparison.overrides import get
+from app.comparison.protocols import protocol_facts
 from app.comparison.tested import facts
+from app.metric_sense import sense
 
 Runner = Callable[..., dict[str, Any]]
 ERROR_LENGTH = 400
-BEST: Mapping[str, Callable[[Iterable[float]], float]] = {"val/top1": max, "val/mse": min}
+BEST: Mapping[str, Callable[[Iterable[float]], float]] = {
+    metric: min if sense(metric) == "lower" else max for metric in ("val/top1", "val/mse")
+}
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,8 @@ class Task:
 class Outcome:
     """What came of a cell. `status` is "ok" or "failed"; `error` is one line, the log holds the rest.
 
-    `tested` is what it was tested on, where the data says so (see `app.comparison.tested`).
+    `tested` is what it was tested on, where the data says so (see `app.comparison.tested`), and by which protocols
+    predicted frames were (see `app.comparison.protocols`).
     """
 
     status: str
@@ -48,7 +54,7 @@ class Outcome:
     error: str | None = None
     wall_seconds: float = 0.0
     cpu_seconds: float = 0.0
-    tested: Mapping[str, str] = field(default_factory=dict)
+    tested: Mapping[str, Any] = field(default_factory=dict)
 
 
 def experiment_runner(config: Mapping[str, Any], **options: Any) -> dict[str, Any]:
@@ -109,7 +115,8 @@ def run_task(task: Task, runner: Runner) -> Outcome:
         error=error,
         wall_seconds=round(time.perf_counter() - wall, 3),
         cpu_seconds=round(_cpu_seconds() - cpu, 3),
-        tested=facts(result.get("layout", {})),
+        tested=facts(result.get("layout", {}))
+        | protocol_facts(result.get("about"), get(task.config, "model.init_args.lpips")),
     )
 
 

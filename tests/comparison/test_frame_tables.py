@@ -7,6 +7,7 @@ from app.comparison.baselines import disagreements
 from app.comparison.execute import Settings
 from app.comparison.grid import build_grid
 from app.comparison.measures import heading, places
+from app.comparison.protocols import different_protocols, protocol_facts
 from app.comparison.report import markdown, terminal
 from app.comparison.spec import read_comparison
 from app.comparison.tested import facts
@@ -20,6 +21,7 @@ MAIN, PER_HORIZON, BESIDE = "## Results", "## MSE per pixel per horizon", "## MS
 @pytest.fixture
 def content(content):
     content["experiment"]["model"]["class_path"] = "FutureFrames"
+    content["experiment"]["model"]["init_args"]["horizon"] = 2
     return content | {"metric": "test/mse", "better": "lower"}
 
 
@@ -127,7 +129,7 @@ def test_auto_encoding_has_no_baselines_and_no_columns_of_numbers_that_are_not_t
         ({"row": "skip", "versus": "exact", "relative": True, "at_most": 0.03}, ["fails"]),
         ({"row": "skip", "versus": "copy_last", "horizons": [1, 2], "at_most": 0}, ["holds", "holds"]),
         ({"row": "sideways", "versus": "skip", "metric": "test/psnr_db", "horizons": [1], "at_most": 0}, ["fails"]),
-        ({"row": "skip", "versus": "copy_last", "metric": "test/mse_9", "at_most": 0}, ["undecided"]),
+        ({"row": "skip", "metric": "test/lpips", "at_most": 0}, ["undecided"]),
     ],
 )
 def test_claims(content, bound, answers):
@@ -159,6 +161,11 @@ def test_a_claim_says_what_it_is_relative_to(content):
         ({"bounds": [{"row": "skip", "relative": True, "at_most": 1}]}, "relative: true divides.*name versus"),
         ({"bounds": [{"row": "skip", "horizons": 3, "at_most": 1}]}, "horizons: expected a list"),
         ({"bounds": [{"row": "skip", "versus": "copylast", "at_most": 1}]}, "did you mean 'copy_last'"),
+        (
+            {"bounds": [{"row": "skip", "versus": "copy_last", "horizons": [1, 3], "at_most": 0}]},
+            "test/mse_3 of row 'skip', which predicts k = 1 to 2; give a horizon",
+        ),
+        ({"bounds": [{"row": "skip", "metric": "test/psnr_db_0", "at_most": 0}]}, "k = 1 to 2"),
         ({"rows": [{"name": "copy_last"}]}, "'copy_last' is a baseline's"),
     ],
 )
@@ -166,6 +173,51 @@ def test_what_is_wrong_is_said(content, change, message):
     with pytest.raises(ValueError, match=message):
         read_comparison({**content, **change, "control": "exact"} if "rows" not in change else
                         {**content, **change, "control": "copy_last", "frozen": None, "exact": None})  # fmt: skip
+
+
+def test_a_bound_is_checked_against_the_horizon_that_a_row_has(content):
+    bounds = [{"row": "sideways", "versus": "skip", "horizons": [2], "at_most": 0}]
+    content["rows"][2]["overrides"] = {"model.init_args.horizon": 1}
+    with pytest.raises(ValueError, match=r"row 'skip', which predicts k = 1 to 1"):
+        read_comparison(content | {"bounds": bounds})
+    content["rows"][2]["overrides"] = {}
+    comparison = read_comparison(content | {"bounds": bounds})
+    with pytest.raises(ValueError, match="k = 0 alone"):
+        comparison.with_settings({"model": {"init_args": {"horizon": 0}}})
+    del content["experiment"]["model"]["init_args"]["horizon"]
+    with pytest.raises(ValueError, match="k = 1 to 4"):
+        read_comparison(content | {"bounds": [bounds[0] | {"horizons": [5]}]})
+
+
+def test_protocols_stand_under_their_tables(comparison):
+    text = markdown(comparison, HEADER, records_of(comparison))
+    assert "\nPSNR dB: mean over frames of 10 log10(1 / mse)" in text.split("## PSNR dB")[1].split("##")[0]
+    assert "\nMSE summed over a frame: squared error summed" in text.split("## Further metrics")[1].split("\n##")[0]
+    records = records_of(comparison)
+    for (_, fold, _), record in records.items():
+        about = {"protocols": {"psnr_db": "own words"}, "frechet": {"extractor": "pixels", "samples": 10 + fold}}
+        record |= protocol_facts(about, "alex")
+        record["metrics"] |= {"test/frechet": 1.0, "test/lpips_1": 0.1, "test/lpips": 0.1}
+    text = markdown(comparison, HEADER, records)
+    assert "\nPSNR dB: own words.\n" in text
+    assert "\nFrechet distance: extractor pixels, 10 to 13 samples a run.\n" in text
+    assert "\nLPIPS: network alex.\n" in text
+    assert "Not the same test" not in text
+
+
+def test_rows_of_other_protocols_are_named(comparison):
+    records = records_of(comparison)
+    about = {"protocols": {"psnr_db": "own words"}, "frechet": {"extractor": "pixels", "samples": 10}}
+    for record in records.values():
+        record |= protocol_facts(about)
+    other = {"protocols": {"psnr_db": "of the mean"}, "frechet": {"extractor": "pixels", "samples": 9}}
+    records["skip", 2, 1] |= protocol_facts(other)
+    assert different_protocols(records) == [
+        "Fold 2: PSNR dB is not one measure: exact has own words, skip has of the mean.",
+        "Fold 2: Frechet distance is not one measure: exact has extractor pixels, 10 samples, skip has extractor "
+        "pixels, 9 samples.",
+    ]
+    assert "Frechet distance is not one measure" in terminal(comparison, records)
 
 
 def test_baselines_are_no_rows_of_other_tasks(content):
