@@ -8,12 +8,11 @@ import mlflow
 import pytest
 import torch
 from launch import checkpoint, finish, launch, options, runs
+from test_future_frames_cli import argv as frames_options
 
-ARGV = options(
-    data={"train_clips": 64},
-    trainer={"max_epochs": 2, "log_every_n_steps": 1},
-    checkpoint={"every_n_train_steps": 5},
-)
+CHANGES = {"data": {"train_clips": 64}, "trainer": {"max_epochs": 2, "log_every_n_steps": 1}}
+ARGV = options(**CHANGES, checkpoint={"every_n_train_steps": 5})
+FRAMES = [*frames_options(model={"lead": 2}, **CHANGES), "--checkpoint.every_n_train_steps=5"]
 
 
 def leaves(value, path=""):
@@ -32,8 +31,8 @@ def differences(a, b):
     return sorted(a.keys() ^ b.keys()) + [key for key in a.keys() & b.keys() if not same(a[key], b[key])]
 
 
-def kill_after_first_checkpoint(folder, sig=signal.SIGKILL):
-    process = launch(ARGV, folder)
+def kill_after_first_checkpoint(folder, sig=signal.SIGKILL, argv=ARGV):
+    process = launch(argv, folder)
     while not list(folder.glob("runs/*/last.ckpt")):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.005)
@@ -42,26 +41,27 @@ def kill_after_first_checkpoint(folder, sig=signal.SIGKILL):
     return process.returncode
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, mlflow_template):
-    folder = tmp_path_factory.mktemp("uninterrupted")
+def uninterrupted(folder, mlflow_template, argv):
+    folder.mkdir()
     (folder / "mlflow.db").write_bytes(mlflow_template.read_bytes())
-    finish(launch(ARGV, folder))
+    finish(launch(argv, folder))
     return folder
 
 
 @pytest.mark.slow
-def test_killed_and_continued_equals_uninterrupted(uninterrupted, tmp_path, mlflow_template):
+@pytest.mark.parametrize("argv", [ARGV, FRAMES], ids=["recognition", "future frames with a lead"])
+def test_killed_and_continued_equals_uninterrupted(argv, tmp_path, mlflow_template):
+    other = uninterrupted(tmp_path / "uninterrupted", mlflow_template, argv)
     (tmp_path / "mlflow.db").write_bytes(mlflow_template.read_bytes())
-    assert kill_after_first_checkpoint(tmp_path) == -signal.SIGKILL
+    assert kill_after_first_checkpoint(tmp_path, argv=argv) == -signal.SIGKILL
     killed = checkpoint(tmp_path)
     assert 0 < killed["global_step"] < 16, "the kill must come inside the first epoch for this test to mean anything"
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     assert [run.info.status for run in runs(uri)] == ["RUNNING"]
 
-    finish(launch([*ARGV, "--ckpt_path=last"], tmp_path))
+    finish(launch([*argv, "--ckpt_path=last"], tmp_path))
 
-    whole, continued = checkpoint(uninterrupted), checkpoint(tmp_path)
+    whole, continued = checkpoint(other), checkpoint(tmp_path)
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "video_task"):
         assert differences(whole[part], continued[part]) == [], part
     assert differences(whole["callbacks"]["RandomState"], continued["callbacks"]["RandomState"]) == []
@@ -69,7 +69,7 @@ def test_killed_and_continued_equals_uninterrupted(uninterrupted, tmp_path, mlfl
     (run,) = runs(uri)
     assert run.info.status == "FINISHED"
     assert run.info.run_id == killed["skip_sideways"]["run_id"] == continued["skip_sideways"]["run_id"]
-    assert history(uri) == history(f"sqlite:///{uninterrupted}/mlflow.db")
+    assert history(uri) == history(f"sqlite:///{other}/mlflow.db")
 
 
 def history(uri):
