@@ -15,7 +15,7 @@ COMPLETE = sorted(CONFIGS.glob("experiments/*.yaml"))
 PARTS = sorted([*CONFIGS.glob("debug/*.yaml"), *CONFIGS.glob("data/*.yaml")])
 STANDARD = sorted(CONFIGS.glob("experiments/*/*.yaml"))
 FUTURE = [path for path in STANDARD if "_future_" in path.stem]
-RULE_PART = {"rule", "wiring", "gradient_edges"}
+RULE_PART = {"rule", "wiring", "gradient_edges", "lead"}
 BASE = CONFIGS / "experiments" / "digits_direction.yaml"
 
 
