@@ -4,7 +4,7 @@
                                                 target.npz       `target` (N, K, C, H, W), `frames` (N,)
                                                 prediction.npz   `prediction` (N, K, C, H, W), `frames` (N,)
                                                 *.mp4            the same; horizons side by side
-    <folder>/index.json                                          which clips, and their errors
+    <folder>/index.json                                          which clips, and their errors (null: not finite)
 
 All frames are uint8. Film n of `target` and `prediction` is about newest frame `frames[n]`, counted from the clip's
 first, 0. Films are H.264; where PyAV has no encoder for it they are left out, and `files` says what is there.
@@ -16,6 +16,9 @@ import errno
 import hashlib
 import io
 import json
+import math
+import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 FPS = 25.0
 FILM_HEIGHT = 128  # pixels at least: smaller frames are enlarged by a whole number
 INDEX = "index.json"
+_CLIP_FOLDER = re.compile("[0-9a-f]{16}")
 _ENCODERS = ("libx264", "libopenh264")
 
 
@@ -117,8 +121,15 @@ def written_to(place: Path | str) -> Iterator[None]:
         ) from error
 
 
-def write_clip(folder: Path, clip: ClipFrames, fps: float = FPS) -> dict[str, Any]:
+def write_clip(folder: Path, clip: ClipFrames, fps: float = FPS, *, below: str = "") -> dict[str, Any]:
     """Write a clip's files below `folder` and return its entry of the index.
+
+    Args:
+        folder: place of the clip's own folder.
+        clip: what is written.
+        fps: of its films.
+        below: what stands before the clip's folder in its entry: of a run's artifacts predictions/, since those
+            paths count from the run; nothing where they count from the index.
 
     Raises:
         ValueError: they could not be written.
@@ -138,7 +149,7 @@ def write_clip(folder: Path, clip: ClipFrames, fps: float = FPS) -> dict[str, An
             (folder / clip.folder / name).write_bytes(content)
     return {
         "clip_id": clip.clip_id,
-        "folder": f"predictions/{clip.folder}",
+        "folder": f"{below}{clip.folder}",
         "label": clip.label,
         "frames": clip.frames,
         "mse": clip.mse,
@@ -153,10 +164,54 @@ def write_index(folder: Path, entries: list[dict[str, Any]], about: Mapping[str,
     Raises:
         ValueError: it could not be written.
     """
-    content = {"schema": 1, "fps": fps, **about, "clips": entries}
+    # JSON has no NaN: an error that is none is null.
+    clips = [{**entry, **{name: _finite(entry[name]) for name in ("mse", "psnr_db")}} for entry in entries]
+    content = {"schema": 1, "fps": fps, **about, "clips": clips}
     with written_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / INDEX).write_text(json.dumps(content, indent=2), encoding="utf-8")
+        (folder / INDEX).write_text(json.dumps(content, indent=2, allow_nan=False), encoding="utf-8")
+
+
+def _finite(values: list[float]) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values]
+
+
+def clear_folder(folder: Path) -> None:
+    """Remove what an earlier prediction wrote to a folder, so that nothing stands there that its index does not name.
+
+    Raises:
+        ValueError: something else stands there, which is left alone; or it could not be removed.
+    """
+    with written_to(folder):
+        inside = sorted(folder.iterdir()) if folder.is_dir() else []
+        others = [path.name for path in inside if not _is_ours(path)]
+        if inside and not others and not _is_our_index(folder / INDEX):
+            others = [inside[0].name]
+    if others:
+        raise ValueError(
+            f"--output {folder} holds {others[0]!r}, which no prediction wrote there; give an empty or a new folder"
+        )
+    with written_to(folder):
+        for path in inside:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def _is_our_index(path: Path) -> bool:
+    """Whether `predict` wrote an index: its paths count from it, those of a run's artifacts from the run."""
+    try:
+        clips = json.loads(path.read_text(encoding="utf-8"))["clips"]
+        return all(_CLIP_FOLDER.fullmatch(clip["folder"]) for clip in clips)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _is_ours(path: Path) -> bool:
+    if path.is_symlink():
+        return False
+    return path.is_file() if path.name == INDEX else bool(_CLIP_FOLDER.fullmatch(path.name)) and path.is_dir()
 
 
 def _npz(**arrays: Any) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
-from app.frame_files import ClipFrames, clip_digest, clip_frames, write_clip, write_index, written_to
+from app.frame_files import ClipFrames, clear_folder, clip_digest, clip_frames, write_clip, write_index, written_to
 from lightning_modules.horizon import copy_last, horizons
 from lightning_modules.metrics.frame_scores import METRICS, FrameScores
 from lightning_modules.predicted_clips import PredictedClips
@@ -103,7 +103,7 @@ class PredictedFrames(Callback):
         if not (trainer.is_global_zero and loggers and len(sample)):
             return
         with tempfile.TemporaryDirectory() as folder:
-            entries = [write_clip(Path(folder), clip) for clip in sample.clips]
+            entries = [write_clip(Path(folder), clip, below=f"{ARTIFACTS}/") for clip in sample.clips]
             write_index(Path(folder), entries, _about(pl_module))
             for logger in loggers:
                 with written_to(getattr(logger, "uri", "the run's store")):
@@ -120,7 +120,7 @@ class PredictedFrameFiles(Callback):
     """Writes every predicted clip below a folder while they are made, and prints how near they come to the truth.
 
     Args:
-        folder: the files' place; those of clips that stand there already are written again.
+        folder: the files' place; an earlier prediction that stands there is replaced.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -132,14 +132,17 @@ class PredictedFrameFiles(Callback):
         """Make the folder, so that one that can't be written fails before the work.
 
         Raises:
-            ValueError: a file stands there, or the folder can't be made.
+            ValueError: it is a file's name, something else than predictions stands there, or it can't be made.
         """
-        if self.folder.is_file():
-            raise ValueError(f"--output {self.folder} is a file; predicted frames need a folder, such as predictions")
+        if self.folder.is_file() or self.folder.suffix == ".csv":
+            raise ValueError(
+                f"--output {self.folder} is a file; predicted frames need a folder, such as {self.folder.stem}"
+            )
         horizon = int(pl_module.hparams["horizon"])
         rows = (NETWORK, COPY) if horizon else (NETWORK,)  # a copy of the frame that is asked for knows the answer
         self._entries, self._scores = [], {row: FrameScores(horizons(horizon)) for row in rows}
         if trainer.is_global_zero:
+            clear_folder(self.folder)
             write_index(self.folder, [], _about(pl_module))
 
     def on_predict_batch_end(

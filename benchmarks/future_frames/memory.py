@@ -66,7 +66,8 @@ def main() -> None:
         "",
         "sideways is measured tick by tick, as on separate devices (executor pipelined), and its stash at its fullest, "
         "not drained. The runs of the comparisons used the vectorised executor, which holds the whole clip on one "
-        "device whatever the rule (the same numbers to rounding), so `saved tensors MiB` in their tables is about that.",
+        "device whatever the rule (the same numbers to rounding), so `saved tensors MiB` in their tables is about "
+        "that.",
         "",
         "| row | wiring | gradient edges | " + " | ".join(f"T = {t}" for t in LENGTHS) + " |",
         "| --- " * (3 + len(LENGTHS)) + "|",

@@ -1,6 +1,6 @@
 """Draw what the runs of a comparison predicted, side by side, for the clips that every run keeps: PNG and looping GIF.
 
-python benchmarks/future_frames/pictures.py benchmarks/future_weizmann --rows sideways skip_sideways backprop_shifted
+python benchmarks/future_frames/pictures.py runs/comparisons/future_weizmann --rows sideways backprop_shifted
 
                    m = 7 | k = 1  2  3  4 | error at k = 1  2  3  4      gray: right; bright: too bright; dark: too dark
     truth           x[m] | x[m+1] ...     |
@@ -61,8 +61,9 @@ class Clip:
 
 
 def read_clips(folder: Path) -> list[Clip]:
-    """Return the clips of a run's artifacts; `folder` holds `predictions/`."""
-    index = json.loads((folder / "predictions" / "index.json").read_text())
+    """Return the clips of a run's artifacts, where `folder` holds `predictions/`, or of a folder of `predict`."""
+    place = folder / "predictions" if (folder / "predictions").is_dir() else folder
+    index = json.loads((place / "index.json").read_text())
     return [_read_clip(folder, entry, tuple(index["horizons"])) for entry in index["clips"]]
 
 
@@ -79,7 +80,7 @@ def _read_clip(folder: Path, entry: Mapping[str, Any], horizons: tuple[int, ...]
         tuple(int(m) for m in entry["frames"]),
         array("target"),
         array("prediction"),
-        float(np.mean(entry["mse"])),
+        float(np.mean(np.array(entry["mse"], dtype=float))),  # null, an error that is not finite, becomes NaN
     )
 
 
@@ -234,10 +235,22 @@ def fetched(ids: Mapping[str, str], folder: Path) -> dict[str, list[Clip]]:
     return runs
 
 
+def of_folders(named: Sequence[str]) -> dict[str, list[Clip]]:
+    """Return each row's clips from ROW=DIR. Errors: ValueError for one without a name or an index."""
+    runs = {}
+    for text in named:
+        row, _, folder = text.partition("=")
+        if not (row and (Path(folder) / "index.json").is_file()):
+            raise ValueError(f"--folders {text!r}: expected ROW=DIR, DIR being what `skip-sideways predict` wrote")
+        runs[row] = read_clips(Path(folder))
+    return runs
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw the pictures; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("comparison", type=Path, help="folder with the comparison's results.json")
+    parser.add_argument("comparison", type=Path, nargs="?", help="folder with the comparison's results.json")
+    parser.add_argument("--folders", nargs="+", metavar="ROW=DIR", help="instead: what `predict` wrote, row by row")
     parser.add_argument("--rows", nargs="+", help="rows to draw, in this order (default: all with a run)")
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
@@ -245,15 +258,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="path without ending (default: here, the folder's name)")
     options = parser.parse_args(arguments)
     try:
-        ids = run_ids(options.comparison / "results.json", options.rows, options.fold, options.seed)
-        with tempfile.TemporaryDirectory() as folder:
-            clips = matched(fetched(ids, Path(folder)))[: options.clips]
-        written = draw(clips, options.output or Path(__file__).parent / options.comparison.resolve().name)
+        if bool(options.folders) == bool(options.comparison):
+            raise ValueError("give either a comparison's folder or --folders ROW=DIR ...")
+        if options.folders:
+            clips = matched(of_folders(options.folders))[: options.clips]
+        else:
+            ids = run_ids(options.comparison / "results.json", options.rows, options.fold, options.seed)
+            with tempfile.TemporaryDirectory() as folder:
+                clips = matched(fetched(ids, Path(folder)))[: options.clips]
+        name = options.comparison.resolve().name if options.comparison else "predictions"
+        written = draw(clips, options.output or Path(__file__).parent / name)
     except (ValueError, OSError) as error:
         print(f"pictures: {error}", file=sys.stderr)
         return 2
     names = ", ".join(next(iter(clip.values())).label or next(iter(clip)) for clip in clips)
-    print(f"Fold {options.fold}, seed {options.seed}; clips: {names}; written: {', '.join(map(str, written))}")
+    of = "" if options.folders else f"Fold {options.fold}, seed {options.seed}; "
+    print(f"{of}clips: {names}; written: {', '.join(map(str, written))}")
     return 0
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from app.frame_files import clip_digest, h264_encoder
+from app.frame_files import clip_digest, h264_encoder, write_clip, write_index
 from app.predicted_frames import PredictedFrameFiles, PredictedFrames, SampleOfClips
 from app.run_logger import RunLogger
 from lightning_modules import horizon as h
@@ -184,6 +184,7 @@ def test_predict_writes_every_clip_and_a_table(tmp_path, capsys):
     index = json.loads((tmp_path / "out" / "index.json").read_text())
     assert {entry["clip_id"] for entry in index["clips"]} == set(IDS) - {SHORT}
     assert len(list((tmp_path / "out").iterdir())) == 9
+    assert all((tmp_path / "out" / entry["folder"] / "prediction.npz").is_file() for entry in index["clips"])
     printed = capsys.readouterr().out
     rows = {
         line[:24].strip(): [float(x) for x in line[24:].split()]
@@ -215,12 +216,16 @@ def test_of_an_autoencoder_no_copy_is_printed(tmp_path, capsys):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 @pytest.mark.parametrize("name", ["index.json", "prediction.npz", "target.mp4"])
-def test_a_full_disk_is_said(tmp_path, name):
+def test_a_full_disk_is_said(tmp_path, name, monkeypatch):
     if name.endswith("mp4") and h264_encoder() is None:
         pytest.skip("this PyAV has no H.264 encoder")
-    place = tmp_path if name == "index.json" else tmp_path / clip_digest(IDS[0])[:16]
-    place.mkdir(exist_ok=True)
-    (place / name).symlink_to("/dev/full")
+    for method in ("write_bytes", "write_text"):
+        write = getattr(Path, method)
+
+        def to_full(self, *given, write=write, **options):
+            return write(Path("/dev/full") if self.name == name else self, *given, **options)
+
+        monkeypatch.setattr(Path, method, to_full)
     with pytest.raises(ValueError, match=r"could not be written to .*: the disk is full; free space there"):
         trainer(PredictedFrameFiles(tmp_path)).predict(Predictor(), loader(range(9), 4), return_predictions=False)
 
@@ -240,14 +245,51 @@ def test_a_full_store_is_said():
         callback.on_test_end(fake, module)
 
 
+def predict(folder, order=(0, 1, 2)):
+    trainer(PredictedFrameFiles(folder)).predict(Predictor(), loader(order, 4), return_predictions=False)
+
+
 def test_output_must_be_a_folder(tmp_path):
-    (tmp_path / "predictions.csv").touch()
-    callback = PredictedFrameFiles(tmp_path / "predictions.csv")
-    with pytest.raises(ValueError, match=r"predictions.csv is a file; predicted frames need a folder"):
-        trainer(callback).predict(Predictor(), loader(range(9), 4), return_predictions=False)
+    (tmp_path / "frames").touch()
+    for name in ("frames", "new.csv"):
+        with pytest.raises(ValueError, match=f"{name} is a file; predicted frames need a folder"):
+            predict(tmp_path / name)
 
 
-def test_nan_becomes_a_picture_and_stays_an_error():
+def test_an_earlier_prediction_is_replaced(tmp_path):
+    predict(tmp_path / "out")
+    predict(tmp_path / "out", [0, 1])
+    folders = {clip_digest(IDS[number])[:16] for number in (0, 1)}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"index.json", *folders}
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "0123456789abcdef", "thesis/a.tex"])
+def test_a_folder_with_other_things_is_left_alone(tmp_path, name):
+    predict(tmp_path, [0])
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match="which no prediction wrote there; give an empty or a new folder"):
+        predict(tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_artifacts_of_a_test_are_left_alone(tmp_path):
+    run_test(tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match="which no prediction wrote there"):
+        predict(tmp_path / "predictions")
+    assert contents(tmp_path) == before
+
+
+def test_a_folder_without_an_index_is_left_alone(tmp_path):
+    (tmp_path / "0123456789abcdef").mkdir()
+    with pytest.raises(ValueError, match="holds '0123456789abcdef', which no prediction wrote there"):
+        predict(tmp_path)
+    assert (tmp_path / "0123456789abcdef").is_dir()
+
+
+def test_nan_becomes_a_picture_and_stays_an_error(tmp_path):
     given = batch([0])
     broken = PredictedClips(
         *[*vars(given).values()][:6], torch.full_like(given.target_BNKCHW, torch.nan), given.scored_BN
@@ -255,6 +297,9 @@ def test_nan_becomes_a_picture_and_stays_an_error():
     sample = SampleOfClips(1)
     sample.update(broken)
     assert np.isnan(sample.clips[0].mse).all()
+    write_index(tmp_path, [write_clip(tmp_path, sample.clips[0])], {"horizons": [1, 2]})
+    text = (tmp_path / "index.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["clips"][0]["mse"] == [None, None]
     assert not sample.clips[0].prediction.any()
 
 

@@ -87,6 +87,22 @@ def test_other_clips_are_not_drawn_side_by_side(script, tmp_path, options, messa
         script.matched(runs)
 
 
+def test_folders_of_predict_are_drawn(script, tmp_path, capsys):
+    named = []
+    for row in ("skip", "sideways"):
+        folder = run_folder(tmp_path / row) / "predictions"
+        index = json.loads((folder / "index.json").read_text())
+        index["clips"][0] |= {"folder": "0123", "mse": [None, 0.3]}
+        (folder / "index.json").write_text(json.dumps(index))
+        named.append(f"{row}={folder}")
+    assert script.main(["--folders", *named, "--output", str(tmp_path / "picture")]) == 0
+    assert (tmp_path / "picture.png").is_file()
+    assert script.main(["--folders", "skip"]) == 2
+    assert "expected ROW=DIR" in capsys.readouterr().err
+    assert script.main([]) == 2
+    assert "give either" in capsys.readouterr().err
+
+
 def test_runs_are_found_by_row_fold_and_seed(script, tmp_path, capsys):
     path = tmp_path / "results.json"
     run = {"row": "skip", "fold": 0, "seed": 0, "status": "ok", "run_id": "1"}
