@@ -22,7 +22,6 @@ def run_experiment(
     """
     from app.noise import without_noise
     from app.trainer_cli import SkipSidewaysCLI
-    from lightning_modules.future_frames import FutureFrames
 
     with without_noise(quiet):
         cli = SkipSidewaysCLI(
@@ -42,7 +41,7 @@ def run_experiment(
         cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=not quiet)
     metrics |= cli.trainer.callback_metrics
     found = {name: float(value) for name, value in metrics.items()}
-    about = cli.model.artifact() if isinstance(cli.model, FutureFrames) else None
+    about = cli.model.artifact() if getattr(cli.model, "frame_targets", False) else None
     rest = {"layout": cli.tracked.layout, "about": about}
     logger = cli.tracked.logger
     if logger is None:

@@ -11,18 +11,15 @@ from typing import Any
 
 from app.comparison.measures import FRAME_METRICS
 
-FRECHET, LPIPS = "frechet", "lpips"
+FRECHET = "frechet"
 UNKNOWN = "not stated"
 
 Records = Mapping[tuple[str, int, int], Mapping[str, Any]]
 
 
-def protocol_facts(about: Mapping[str, Any] | None, lpips: str | None = None) -> dict[str, Any]:
-    """Return what of a run's `future_frames.json` its record keeps. `lpips`: the network that it was measured with."""
-    if not about:
-        return {}
-    protocols = dict(about["protocols"]) | ({LPIPS: f"network {lpips}"} if lpips not in (None, "none") else {})
-    return {"protocols": protocols} | ({FRECHET: dict(about[FRECHET])} if about.get(FRECHET) else {})
+def protocol_facts(about: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what of a run's `future_frames.json` its record keeps."""
+    return {name: dict(about[name]) for name in ("protocols", FRECHET) if about.get(name)} if about else {}
 
 
 def protocol_line(records: Records, name: str) -> str:
@@ -73,4 +70,4 @@ def _of_the_code(name: str) -> str:
     # torch and its metrics take seconds to import, which tables of other tasks must not pay.
     from lightning_modules.metrics.frame_scores import PROTOCOLS
 
-    return PROTOCOLS.get(name, f"network {UNKNOWN}")
+    return PROTOCOLS.get(name, UNKNOWN)

@@ -17,7 +17,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from app.comparison.overrides import get
 from app.comparison.protocols import protocol_facts
 from app.comparison.tested import facts
 from app.metric_sense import sense
@@ -115,8 +114,7 @@ def run_task(task: Task, runner: Runner) -> Outcome:
         error=error,
         wall_seconds=round(time.perf_counter() - wall, 3),
         cpu_seconds=round(_cpu_seconds() - cpu, 3),
-        tested=facts(result.get("layout", {}))
-        | protocol_facts(result.get("about"), get(task.config, "model.init_args.lpips")),
+        tested=facts(result.get("layout", {})) | protocol_facts(result.get("about")),
     )
 
 

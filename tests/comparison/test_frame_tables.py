@@ -195,8 +195,9 @@ def test_protocols_stand_under_their_tables(comparison):
     assert "\nMSE summed over a frame: squared error summed" in text.split("## Further metrics")[1].split("\n##")[0]
     records = records_of(comparison)
     for (_, fold, _), record in records.items():
-        about = {"protocols": {"psnr_db": "own words"}, "frechet": {"extractor": "pixels", "samples": 10 + fold}}
-        record |= protocol_facts(about, "alex")
+        protocols = {"psnr_db": "own words", "lpips": "network alex"}
+        about = {"protocols": protocols, "frechet": {"extractor": "pixels", "samples": 10 + fold}}
+        record |= protocol_facts(about)
         record["metrics"] |= {"test/frechet": 1.0, "test/lpips_1": 0.1, "test/lpips": 0.1}
     text = markdown(comparison, HEADER, records)
     assert "\nPSNR dB: own words.\n" in text

@@ -1,6 +1,7 @@
 """From a YAML file of future frames to its table and its picture, with real training of two rows."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -43,6 +44,9 @@ def test_from_yaml_to_table_and_picture(tmp_cwd, mlflow_store):
     text = (tmp_cwd / "out" / "results.md").read_text()
     assert [columns(text, "## Results", row)["Lmin"] for row in ("sideways", "exact", "copy_last")] == ["6", "4", "-"]
     assert columns(text, "## SSIM per horizon", "mean_last").keys() == {"row", "k = 1", "k = 2", "mean"}
+    assert "SSIM: SSIM of each frame" in text
+    records = json.loads((tmp_cwd / "out" / "results.json").read_text())["rows"]
+    assert all(record["protocols"].keys() >= {"mse", "psnr_db", "ssim"} for record in records)
     assert "sideways - copy_last: test/mse_2 <= 0" in text
     assert "Not the same test" not in text, "a chain and its skips are scored on the same frames"
     spec = importlib.util.spec_from_file_location("pictures", ROOT / "benchmarks/future_frames/pictures.py")
