@@ -12,9 +12,14 @@ import streamlit as st
 
 from dashboard import cached, empty, links, tables
 from dashboard.names import clean
+from dashboard.palette import family
 from dashboard.runs import StoreMissing, StoreUnreachable
+from dashboard.scores import scores_of
 
 MOST_RUNS = 8
+SIDEWAYS = "sideways"  # the row without skips
+GOING = ("RUNNING", "SCHEDULED")
+_RESETS = ("comparison", "runs", "rows", "control")  # the last two: of the pages that compare rows
 
 
 def for_store(uri: str, title: str, body: Callable[[pd.DataFrame], None]) -> None:
@@ -40,11 +45,11 @@ def choose_scope(runs: pd.DataFrame) -> pd.DataFrame:
     recent = runs.sort_values("started", ascending=False)
     left, right = st.columns(2)
     with left:
-        dataset = links.choose("Data set", _titles(recent["dataset"]), "dataset", resets=("comparison", "runs"))
+        dataset = links.choose("Data set", _titles(recent["dataset"]), "dataset", resets=_RESETS)
     of_dataset = recent[recent["dataset"] == dataset]
     comparisons = _titles(of_dataset["comparison"].fillna(tables.SINGLE_RUNS))
     with right:
-        comparison = links.choose("Comparison", comparisons, "comparison", resets=("runs",))
+        comparison = links.choose("Comparison", comparisons, "comparison", resets=_RESETS[1:])
     return with_labels(tables.in_scope(runs, dataset, comparison))
 
 
@@ -61,32 +66,58 @@ def with_labels(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def default_runs(runs: pd.DataFrame) -> list[str]:
-    """Return the ids of the runs to open with: the newest of each row in the fold and seed that was run last.
+    """Return the ids of the runs to open with: the newest of each row in one fold and seed, at most MOST_RUNS.
 
-    Runs that finished go before those that did not; at most MOST_RUNS.
+    Fold and seed: where most rows finished, of these the one that was run last. Where there are more rows: the control,
+    sideways, the best of each family of the colours, then the best of the rest. Finished runs go before all others.
     """
     if runs.empty:
         return []
     ranked = runs.assign(finished=runs["status"] == "FINISHED").sort_values(["finished", "started"], kind="stable")
-    fold, seed = (ranked[name].fillna(-1) for name in ("fold", "seed"))
-    same = ranked[(fold == fold.iloc[-1]) & (seed == seed.iloc[-1])]
-    newest = same.drop_duplicates("line", keep="last").sort_values("line")
-    return newest["run_id"].tolist()[:MOST_RUNS]
+    cells = [group for _, group in ranked.groupby(["fold", "seed"], dropna=False)]
+    same = max(cells, key=lambda group: (_finished_rows(group), group["started"].max()))
+    newest = same.drop_duplicates("line", keep="last")
+    return _by_interest(newest)["run_id"].tolist()[:MOST_RUNS]
 
 
-def choose_runs(runs: pd.DataFrame) -> pd.DataFrame:
-    """Draw the choice of runs of a scope (`with_labels`) and return the chosen with their `name`, by label."""
+def _finished_rows(runs: pd.DataFrame) -> int:
+    return int(runs.loc[runs["status"] == "FINISHED", "line"].nunique())
+
+
+def _by_interest(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return one run a row, the ones first that a reader looks for first."""
+    score = scores_of(str(runs["task"].iloc[0]), runs)[0]
+    ranked = runs.assign(
+        family=[family(run.rule, run.wiring, run.row) for run in runs.itertuples()],
+        going=~runs["finished"],
+        worse=runs[score.metric].astype(float) * (1 if score.lower else -1),
+        other=runs["line"] != tables.default_control(runs),
+        skips=runs["row"] != SIDEWAYS,
+    ).sort_values(["going", "worse", "line"], kind="stable")
+    ranked["again"] = ranked["family"].duplicated()
+    return ranked.sort_values(["going", "other", "skips", "again", "worse", "line"], kind="stable")
+
+
+def choose_runs(runs: pd.DataFrame, *, ended: bool = False) -> pd.DataFrame:
+    """Draw the choice of runs of a scope (`with_labels`) and return the chosen with their `name`, by label.
+
+    `ended`: the page opens without runs that are still going; they can be chosen.
+    """
     listed = runs.sort_values("label", kind="stable")
     titles = dict(zip(listed["run_id"], listed["label"], strict=True))
     chosen = links.choose_many(
         f"Runs (at most {MOST_RUNS})",
         titles,
         "runs",
-        default=default_runs(runs),
+        default=default_runs(runs[~runs["status"].isin(GOING)] if ended else runs),
         max_selections=MOST_RUNS,
         placeholder="Choose runs",
     )
-    return with_names(listed[listed["run_id"].isin(chosen[:MOST_RUNS])])
+    shown = listed[listed["run_id"].isin(chosen[:MOST_RUNS])]
+    rows, all_rows = shown["line"].nunique(), runs["line"].nunique()
+    if rows < all_rows:
+        st.caption(f"{rows} of {all_rows} rows are shown; choose others above.")
+    return with_names(shown)
 
 
 def with_names(chosen: pd.DataFrame) -> pd.DataFrame:

@@ -1,8 +1,11 @@
 """One looping video of a comparison: truth, baseline and runs side by side, their differences below, frame by frame.
 
-    truth   copy last   skip-sideways   sideways
-    [   ]   [   ]       [   ]           [   ]
-            [ | |]      [ | |]          [ | |]       white: equal, black: a difference of 0.5 or more
+    truth           copy last
+    [   ]           [   ]
+                    [ | |]      white: equal, black: a difference of the scale that the title names, or more
+    skip-sideways   sideways
+    [   ]           [   ]
+    [ | |]          [ | |]
 
 mp4 (H.264) where PyAV has an encoder, else GIF. Bounded: MAX_SIDE_PX wide or high, MAX_FRAMES long.
 """
@@ -24,11 +27,12 @@ from dashboard.names import clean
 if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
-TILE_PX = 144
+TILE_PX = 192
 GAP_PX = 8
-TEXT_PX = 13
-HEAD_PX = 2 * TEXT_PX + 8
-COLUMNS = 4
+TEXT_PX = 17  # on a telephone 390 px wide the video is drawn a little smaller
+LINE_PX = TEXT_PX + 3
+HEAD_PX = 2 * LINE_PX + 4
+COLUMNS = 2
 CONTROLS_PX = 48  # below the pictures, where players draw their controls
 MAX_FRAMES = 300
 _ENCODERS = ("libx264", "libopenh264")
@@ -43,21 +47,25 @@ class Tile:
     difference_1HW: np.ndarray | None = None
 
 
-def compose(tiles: Sequence[Tile], title: str) -> np.ndarray:
-    """Return one frame of the video, RGB uint8 (height, width, 3), both even, at most COLUMNS tiles in a line."""
+def compose(tiles: Sequence[Tile], titles: Sequence[str]) -> np.ndarray:
+    """Return one frame of the video, RGB uint8 (height, width, 3), both even, COLUMNS tiles in a line.
+
+    `titles` are the lines above. Without any difference there is no room for them.
+    """
     font = ImageFont.load_default(TEXT_PX)
-    columns = min(len(tiles), COLUMNS)
-    lines = -(-len(tiles) // COLUMNS)
-    tile_height = HEAD_PX + 2 * (_height(tiles) + GAP_PX)
-    width = columns * (TILE_PX + GAP_PX) + GAP_PX
-    page = Image.new("RGB", (width, TEXT_PX + 2 * GAP_PX + lines * tile_height + CONTROLS_PX), "white")
+    rows = 2 if any(tile.difference_1HW is not None for tile in tiles) else 1
+    tile_height = HEAD_PX + rows * (_height(tiles) + GAP_PX)
+    above = len(titles) * LINE_PX + 2 * GAP_PX
+    width = COLUMNS * (TILE_PX + GAP_PX) + GAP_PX
+    page = Image.new("RGB", (width, above + -(-len(tiles) // COLUMNS) * tile_height + CONTROLS_PX), "white")
     draw = ImageDraw.Draw(page)
-    draw.text((GAP_PX, GAP_PX), title, "black", font)
+    for line, title in enumerate(titles):
+        draw.text((GAP_PX, GAP_PX + line * LINE_PX), title, "black", font)
     for place, tile in enumerate(tiles):
         x = GAP_PX + place % COLUMNS * (TILE_PX + GAP_PX)
-        y = TEXT_PX + 2 * GAP_PX + place // COLUMNS * tile_height
-        for line, text in enumerate(_two_lines(tile.name, font)):
-            draw.text((x, y + line * (TEXT_PX + 2)), text, "black", font)
+        y = above + place // COLUMNS * tile_height
+        for line, text in enumerate(two_lines(tile.name, font)):
+            draw.text((x, y + line * LINE_PX), text, "black", font)
         for row, picture in enumerate((tile.frame_CHW, tile.difference_1HW)):
             if picture is not None:
                 page.paste(_enlarged(picture), (x, y + HEAD_PX + row * (_height(tiles) + GAP_PX)))
@@ -75,11 +83,13 @@ def _enlarged(frame_CHW: np.ndarray) -> Image.Image:
     return image.resize(size, Image.Resampling.NEAREST if image.width < TILE_PX else Image.Resampling.BOX)
 
 
-def _two_lines(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
-    """Return a name as at most two lines that fit a tile, the rest cut."""
+def two_lines(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
+    """Return a name as at most two lines that fit a tile, the rest cut; broken after `_`, `-` or a space if it can."""
     left, lines = clean(name), list[str]()
     while left and len(lines) < 2:
-        length = max((n for n in range(1, len(left) + 1) if font.getlength(left[:n]) <= TILE_PX), default=1)
+        fits = max((n for n in range(1, len(left) + 1) if font.getlength(left[:n]) <= TILE_PX), default=1)
+        breaks = [n for n in range(1, fits + 1) if left[n - 1] in "_- "]
+        length = fits if fits == len(left) or not breaks else breaks[-1]
         lines.append(left[:length])
         left = left[length:]
     return [*lines[:-1], lines[-1][:-1] + "…"] if left else lines

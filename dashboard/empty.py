@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.names import code, escaped
+from dashboard.plain import sentence
 
 FILL = "make demo"
 FILL_COMMAND = "skip-sideways compare --config app/configs/comparisons/demo.yaml"
@@ -22,7 +23,7 @@ def nothing_yet(reason: str, uri: str) -> None:
 
 def no_answer(reason: str, uri: str) -> None:
     """Show that the store at `uri` does not answer, with MLflow's own reason."""
-    st.error(f"**The tracking store does not answer.** {code(reason)}")
+    st.error(f"**The tracking store does not answer.** {sentence(reason)}")
     st.markdown("Check the address, start the server, or let `doctor` look at it:")
     st.code("skip-sideways doctor", language="bash")
     _other_store(uri)

@@ -22,21 +22,25 @@ from PIL import Image
 
 from dashboard.names import clean
 
-_LARGEST_PX = 192  # a cell is smaller than this on every screen
+_LARGEST_PX = 192  # a cell is hardly larger on any screen
+# The header of the app is 3.75 rem high; head and truth stay below it while the rows pass. A telephone shows three
+# frames in a line, each with its number, since the head would not stand above them.
 STYLE = """<style>
-.frames {overflow-x: auto}
-.frames table {border-collapse: collapse; table-layout: fixed; width: 100%; max-width: 1000px}
-.frames th, .frames td {padding: 2px; font-weight: 400; font-size: .85rem; border: 0; text-align: center;
+.frames table {border-collapse: separate; border-spacing: 0; table-layout: fixed; width: 100%}
+.frames thead {position: sticky; top: 3.75rem; z-index: 2; background: #fff}
+.frames th, .frames td {padding: 4px; font-weight: 400; font-size: .85rem; border: 0; text-align: center;
   vertical-align: top}
-.frames th[scope=row] {width: 22%; text-align: left; vertical-align: middle; overflow-wrap: anywhere}
-.frames td img {width: 100%; max-width: 192px; image-rendering: pixelated; display: block; margin: 0 auto;
-  outline: 1px solid #8884}
+.frames th[scope=row] {width: 16%; padding-right: 14px; text-align: left; vertical-align: middle;
+  overflow-wrap: anywhere}
+.frames td img {width: 100%; image-rendering: pixelated; display: block; margin: 0 auto; outline: 1px solid #8884}
 .frames .dot {display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .35em}
-.frames small {color: #595959; display: block; white-space: nowrap}
+.frames small {color: #595959; display: block; white-space: nowrap; padding-top: 2px}
 @media (max-width: 640px) {
-  .frames tr {display: grid; grid-template-columns: repeat(6, 1fr)}
-  .frames th[scope=row] {grid-column: 1 / -1; width: auto; padding-top: .5rem}
-  .frames small {font-size: .65rem}
+  .frames table, .frames thead, .frames tbody {display: block}
+  .frames tr {display: grid; grid-template-columns: repeat(3, 1fr)}
+  .frames tr.head {display: none}
+  .frames th[scope=row] {grid-column: 1 / -1; width: auto; padding: .6rem 4px .2rem}
+  .frames td::before {content: attr(data-frame); font-size: .7rem; color: #595959}
 }
 </style>"""
 
@@ -61,13 +65,13 @@ class Row:
 
 
 def strip(columns: Sequence[int], rows: Sequence[Row], caption: str) -> str:
-    """Return the table as HTML; `columns` are the numbers of the frames shown."""
+    """Return the table as HTML; `columns` are the numbers of the frames shown. The first row stays in sight."""
     head = "".join(f'<th scope="col" role="columnheader">{number}</th>' for number in columns)
-    body = "".join(_row(columns, row) for row in rows)
+    first, *others = [_row(columns, row) for row in rows] or [""]
     return (
         f'{STYLE}<div class="frames" tabindex="0" role="region" aria-label="{escape(caption)}"><table role="table">'
-        f'<thead><tr role="row"><th scope="row" role="rowheader">frame</th>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+        f'<thead><tr class="head" role="row"><th scope="row" role="rowheader">frame</th>{head}</tr>{first}</thead>'
+        f"<tbody>{''.join(others)}</tbody></table></div>"
     )
 
 
@@ -76,17 +80,17 @@ def _row(columns: Sequence[int], row: Row) -> str:
     dot = f'<span class="dot" style="background:{escape(row.colour)}"></span>' if row.colour else ""
     notes = row.notes or [""] * len(columns)
     cells = "".join(
-        _cell(frame, f"{escape(clean(row.alt or row.name))}, frame {number}", note)
+        _cell(number, frame, f"{escape(clean(row.alt or row.name))}, frame {number}", note)
         for number, frame, note in zip(columns, row.frames, notes, strict=True)
     )
     return f'<tr role="row"><th scope="row" role="rowheader">{dot}{name}</th>{cells}</tr>'
 
 
-def _cell(frame_CHW: np.ndarray | None, alt: str, note: str) -> str:
+def _cell(number: int, frame_CHW: np.ndarray | None, alt: str, note: str) -> str:
     if frame_CHW is None:
-        return '<td role="cell">–</td>'
+        return f'<td role="cell" data-frame="{number}">–</td>'
     below = f"<small>{escape(note)}</small>" if note else ""
-    return f'<td role="cell"><img alt="{alt}" src="{picture(frame_CHW)}">{below}</td>'
+    return f'<td role="cell" data-frame="{number}"><img alt="{alt}" src="{picture(frame_CHW)}">{below}</td>'
 
 
 def picture(frame_CHW: np.ndarray) -> str:

@@ -1,6 +1,6 @@
 """A figure of every unit over training, as a heat map: rows are units, columns are time. No Streamlit, no MLflow.
 
-unit 3   ■ ■ ■ ■        `alignment/unit_3` at each logged step; columns are averaged to COLUMNS
+unit 3   ■ ■ ■ ■        `alignment/unit_3` from each logged step to the next; averaged to COLUMNS
 unit 2   ■ ■ □ □
 unit 1   ■ □ □ □
 """
@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 COLUMNS = 40
+UNLOGGED = "#8A8A8A"
 UNIT_METRICS = {
     "alignment": "Alignment with the exact gradient (cosine)",
     "grad_norm": "Gradient norm",
@@ -30,26 +31,35 @@ def units_of(keys: Iterable[str], figure: str) -> list[int]:
 
 
 def cells(histories: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
-    """Return `unit`, `x`, `x2`, `value`, `points` from each unit's curve (x, value): means over COLUMNS equal spans.
+    """Return `unit`, `x`, `x2`, `value`, `points` from each unit's curve (x, value): at most COLUMNS cells a unit.
 
-    Values that are not finite are left out; a span without a value has no cell.
+    A cell reaches from its first logged step to the first of the next cell, the last one as far as steps usually do.
+    A step whose value is not finite has no part in the mean; where there is no other, the unit has no cell there.
     """
-    curves = [curve.assign(unit=unit) for unit, curve in histories.items()]
-    table = pd.concat(curves) if curves else pd.DataFrame(columns=["unit", "x", "value"])
-    table = table[np.isfinite(table["value"].astype(float)) & np.isfinite(table["x"].astype(float))]
-    if table.empty:
-        return pd.DataFrame(columns=["unit", "x", "x2", "value", "points"])
-    low, high = float(table["x"].min()), float(table["x"].max())
-    count = max(min(COLUMNS, table.groupby("unit")["x"].nunique().max()), 1)
-    width = (high - low) / count or 1.0
-    column = np.minimum(((table["x"] - low) / width).astype(int), count - 1)
-    grouped = table.assign(column=column).groupby(["unit", "column"])["value"]
-    means = grouped.agg(value="mean", points="size").reset_index()
-    return means.assign(x=low + means["column"] * width, x2=low + (means["column"] + 1) * width).drop(columns="column")
+    parts = [_cells_of(unit, curve) for unit, curve in histories.items()]
+    found = [part for part in parts if len(part)]
+    return (
+        pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["unit", "x", "x2", "value", "points"])
+    )
 
 
-def chart(table: pd.DataFrame, figure: str, x_title: str) -> alt.Chart:
-    """Return the heat map of `cells`. A cosine has a fixed scale from -1 to 1; the others their own."""
+def _cells_of(unit: int, curve: pd.DataFrame) -> pd.DataFrame:
+    steps = curve[np.isfinite(curve["x"].astype(float))].sort_values("x").drop_duplicates("x", keep="last")
+    x, value = (steps[name].to_numpy(float) for name in ("x", "value"))
+    ends = np.append(x[1:], x[-1:] + (np.median(np.diff(x)) if len(x) > 1 else 1.0))
+    column = np.arange(len(x)) * min(COLUMNS, len(x)) // max(len(x), 1)
+    table = pd.DataFrame({"column": column, "x": x, "x2": ends, "value": np.where(np.isfinite(value), value, np.nan)})
+    grouped = table.groupby("column").agg(
+        x=("x", "first"), x2=("x2", "last"), value=("value", "mean"), points=("value", "count")
+    )
+    return grouped.dropna(subset=["value"]).assign(unit=unit)[["unit", "x", "x2", "value", "points"]]
+
+
+def chart(table: pd.DataFrame, figure: str, x_title: str) -> alt.LayerChart:
+    """Return the heat map of `cells`. A cosine has a fixed scale from -1 to 1; the others their own.
+
+    What a unit did not log is dark grey (UNLOGGED), which no scale has.
+    """
     signed = figure == "alignment"
     scale = alt.Scale(scheme="blueorange", domain=[1, -1]) if signed else alt.Scale(scheme="blues")
     units = sorted(table["unit"].unique(), reverse=True)
@@ -60,20 +70,22 @@ def chart(table: pd.DataFrame, figure: str, x_title: str) -> alt.Chart:
         alt.Tooltip("value:Q", title=title, format=".3f"),
         alt.Tooltip("points:Q", title="values"),
     ]
-    return (
+    spans = pd.DataFrame({"unit": units, "x": table["x"].min(), "x2": table["x2"].max()})
+    x = alt.X("x:Q", title=x_title, scale=alt.Scale(zero=False, nice=False), axis=alt.Axis(format="~s", tickCount=6))
+    y = alt.Y("unit:O", title="Unit", sort=units, axis=alt.Axis(labelOverlap=False))
+    missing = alt.Chart(spans).mark_rect(color=UNLOGGED).encode(x=x, x2="x2:Q", y=y)
+    logged = (
         alt.Chart(table)
         .mark_rect()
         .encode(
-            x=alt.X(
-                "x:Q", title=x_title, scale=alt.Scale(zero=False, nice=False), axis=alt.Axis(format="~s", tickCount=6)
-            ),
+            x=x,
             x2="x2:Q",
-            y=alt.Y("unit:O", title="Unit", sort=units, axis=alt.Axis(labelOverlap=False)),
+            y=y,
             color=alt.Color("value:Q", title=title, scale=scale, legend=alt.Legend(orient="bottom", titleLimit=0)),
             tooltip=tooltip,
         )
-        .properties(width="container", height=150 + 30 * len(units))
     )
+    return (missing + logged).properties(width="container", height=150 + 30 * len(units))
 
 
 def at_start_and_end(table: pd.DataFrame) -> pd.DataFrame:

@@ -29,7 +29,7 @@ def read_timed_history(client: MlflowClient, uri: str, run_id: str, metric: str)
     table = pd.DataFrame(entries, columns=["step", "milliseconds", "value"])
     table = table.astype({"step": "int64", "milliseconds": "int64", "value": "float64"})
     stored_infinity = table["value"].abs() > LARGEST
-    table["value"] = table["value"].where(~stored_infinity, np.inf)
+    table["value"] = table["value"].where(~stored_infinity, np.copysign(np.inf, table["value"]))
     table = table.drop_duplicates("step", keep="last").assign(seconds=table["milliseconds"] / 1000)
     return table[COLUMNS].reset_index(drop=True)
 

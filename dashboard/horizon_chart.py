@@ -35,16 +35,24 @@ def by_horizon(metrics: Mapping[str, float], metric: str, baseline: str = "") ->
     return {k: value for k, value in sorted(found.items()) if math.isfinite(value)}
 
 
-def table(runs: Mapping[str, tuple[str, Mapping[str, float]]], metric: str) -> pd.DataFrame:
-    """Return `label`, `line`, `k`, `value` of runs ({label: (line, metrics)}); a baseline is the mean over the runs."""
+def table(runs: Mapping[str, tuple[str, str, Mapping[str, float]]], metric: str) -> pd.DataFrame:
+    """Return `label`, `line`, `k`, `value` of runs ({label: (line, fold, metrics)}) and of the baselines.
+
+    Runs of several folds are scored on different frames: a baseline has a line a fold then, the mean over its runs.
+    """
     records = [
         {"label": label, "line": line, "k": k, "value": value}
-        for label, (line, metrics) in runs.items()
+        for label, (line, _, metrics) in runs.items()
         for k, value in by_horizon(metrics, metric).items()
     ]
+    folds = sorted({fold for _, fold, _ in runs.values()})
     for baseline, title in BASELINES.items():
-        each = pd.DataFrame([by_horizon(metrics, metric, baseline) for _, metrics in runs.values()])
-        records += [{"label": title, "line": title, "k": k, "value": mean} for k, mean in each.mean().items()]
+        for fold in folds:
+            each = pd.DataFrame(
+                [by_horizon(metrics, metric, baseline) for _, own, metrics in runs.values() if own == fold]
+            )
+            label = title if len(folds) == 1 else f"{title} · fold {fold}"
+            records += [{"label": label, "line": title, "k": k, "value": mean} for k, mean in each.mean().items()]
     return pd.DataFrame(records, columns=["label", "line", "k", "value"])
 
 

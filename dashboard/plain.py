@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-LONGEST = 400
+LONGEST = 600  # the reasons of MLflow name the cause at their end
 _MARKUP = re.compile(r"([!-/:-@\[-`{-~])")  # all of ASCII's punctuation: Markdown lets each be escaped
 
 

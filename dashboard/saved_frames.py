@@ -10,7 +10,7 @@ Shapes: T frames of the clip, N predictions, K horizons, C channels (1 or 3), H 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 INDEX = "predictions/index.json"
 BASELINE_FRAMES = 4  # of `mean_last`, as in the runs' own metric
 MAX_CLIPS = 1000
+LEAST_SCALE = 0.02  # of difference maps: below it noise would look like an error
 
 
 class Unreadable(ValueError):  # noqa: N818 - reads as a sentence
@@ -145,7 +146,17 @@ def psnr_db(prediction_CHW: np.ndarray, truth_CHW: np.ndarray) -> float:
     return 100.0 if mse < 1e-10 else float(-10 * np.log10(mse))
 
 
-def difference(prediction_CHW: np.ndarray, truth_CHW: np.ndarray, full: float = 0.5) -> np.ndarray:
-    """Return the map (1, H, W) of |prediction - truth|, mean over channels: white where equal, black from `full` on."""
-    gap = np.abs(prediction_CHW.astype(np.float32) - truth_CHW).mean(axis=0, keepdims=True) / 255.0
-    return (255 * (1 - np.clip(gap / full, 0, 1))).astype(np.uint8)
+def gap(prediction_CHW: np.ndarray, truth_CHW: np.ndarray) -> np.ndarray:
+    """Return |prediction - truth| (1, H, W), mean over channels, as a part of the range."""
+    return np.abs(prediction_CHW.astype(np.float32) - truth_CHW).mean(axis=0, keepdims=True) / 255.0
+
+
+def common_scale(gaps: Iterable[np.ndarray]) -> float:
+    """Return the difference that is black in all maps: their 99.5th percentile, at least LEAST_SCALE."""
+    every = [each.ravel() for each in gaps]
+    return max(float(np.percentile(np.concatenate(every), 99.5)), LEAST_SCALE) if every else LEAST_SCALE
+
+
+def difference(prediction_CHW: np.ndarray, truth_CHW: np.ndarray, full: float) -> np.ndarray:
+    """Return the map (1, H, W) of `gap`: white where equal, black from `full` on."""
+    return (255 * (1 - np.clip(gap(prediction_CHW, truth_CHW) / full, 0, 1))).astype(np.uint8)

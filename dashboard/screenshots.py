@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -21,8 +22,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.dashboard import choose_port
-
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
@@ -31,6 +30,8 @@ WIDTHS_PX = (1280, 390)
 HEIGHT_PX = 900
 MOST_PX = 3000  # of a page's height
 START_S = 60.0
+SETTLE_S = 1.0
+STARTS = 3
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-sync")
 _IDLE = "document.querySelector('.stApp')?.dataset.testScriptState === 'notRunning'"  # charts are drawn after it
@@ -61,32 +62,52 @@ def _parser() -> argparse.ArgumentParser:
 
 @contextmanager
 def served(uri: str) -> Iterator[str]:
-    """Serve a store while the block runs and give its address."""
-    port = choose_port("127.0.0.1", None)
+    """Serve a store while the block runs and give its address. RuntimeError where the server ends before the block.
+
+    The port is one that the kernel gives: two that start at once would both find the first free one of a list, and
+    the one that comes too late would photograph the other's pages.
+    """
     command = [sys.executable, "-c", "import sys; from app.dashboard import main; sys.exit(main(sys.argv[1:]))"]
-    arguments = ["--port", str(port), "--no-browser", "--tracking-uri", uri]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")])),
     }
-    server = subprocess.Popen([*command, *arguments], env=environment, stdout=subprocess.DEVNULL)
-    try:
-        _wait(f"http://127.0.0.1:{port}/_stcore/health", server)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.kill()
-        server.wait()
+    for _ in range(STARTS):
+        port = free_port()
+        arguments = ["--port", str(port), "--no-browser", "--tracking-uri", uri]
+        server = subprocess.Popen([*command, *arguments], env=environment, stdout=subprocess.DEVNULL)
+        try:
+            if not answers(f"http://127.0.0.1:{port}/_stcore/health", server):
+                continue
+            yield f"http://127.0.0.1:{port}"
+            if server.poll() is not None:
+                raise RuntimeError("The dashboard ended while it was photographed; the pictures may be of another one.")
+            return
+        finally:
+            server.kill()
+            server.wait()
+    raise RuntimeError(f"The dashboard did not start in {STARTS} attempts.")
 
 
-def _wait(address: str, server: subprocess.Popen[bytes]) -> None:
+def free_port() -> int:
+    """Return a port that was free a moment ago, another one each time."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(address: str, server: subprocess.Popen[bytes]) -> bool:
+    """Return whether the server answers within START_S and is alive then; what answers for a dead one is another."""
     end = time.monotonic() + START_S
     while time.monotonic() < end and server.poll() is None:
         try:
             urllib.request.urlopen(address, timeout=1).close()
-            return
         except (OSError, urllib.error.URLError):
             time.sleep(0.2)
-    raise RuntimeError(f"The dashboard did not answer at {address} within {START_S:.0f} s.")
+            continue
+        time.sleep(SETTLE_S)  # one that finds its port taken ends within this time
+        return server.poll() is None
+    return False
 
 
 def photograph(

@@ -8,6 +8,7 @@ clip is not the same, pixel by pixel, is named and left out: its frames are of s
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from zlib import crc32
 
 import numpy as np
@@ -27,7 +28,32 @@ FIT = "skip-sideways fit --data MovingDigits --model FutureFrames"
 TEST = "skip-sideways test --ckpt_path runs/NAME/last.ckpt"
 SHOWN = {"frames": "Frames", "difference": "Differences to the truth", "both": "Frames and differences"}
 _BASELINE = "copy last frame"
-VIDEO_PX = 680
+VIDEO_PX = 440  # a screen holds it
+MOST_DIFFERENCES = 3  # runs whose differences the page opens with
+
+
+@dataclass(frozen=True)
+class View:
+    """What of the predictions is shown: how far ahead, which of SHOWN, and the difference that is black."""
+
+    horizon: int
+    shown: str
+    scale: float
+
+    @property
+    def frames(self) -> bool:
+        """Return whether predicted frames are shown."""
+        return self.shown != "difference"
+
+    @property
+    def differences(self) -> bool:
+        """Return whether differences to the truth are shown."""
+        return self.shown != "frames"
+
+    @property
+    def black(self) -> str:
+        """Return what black means in the difference maps."""
+        return f"black {self.scale:.2f} of the range or more"
 
 
 def draw(uri: str) -> None:
@@ -43,7 +69,7 @@ def draw_runs(uri: str, runs: pd.DataFrame) -> None:
         st.code(f"{FIT}\n{TEST}", language="bash")
         return
     scope = chosen_runs.choose_scope(predicting)
-    chosen = chosen_runs.choose_runs(scope)
+    chosen = chosen_runs.choose_runs(scope, ended=True)
     palette = Palette(scope)
     if chosen.empty:
         st.info("Choose a run to see its frames.")
@@ -88,9 +114,10 @@ def draw_clip(uri: str, chosen: pd.DataFrame, indexes: dict[str, Index], palette
         clip_id = links.choose("Clip", clips, "clip")
     with second:
         horizons = sorted({k for index in indexes.values() for k in index.horizons})
-        horizon = links.slide("Frames ahead (k)", horizons, "k") if len(horizons) > 1 else horizons[0]
+        horizon = slide_or_only("Frames ahead (k)", horizons, "horizon")
     with third:
-        shown = links.choose("Show", SHOWN, "show", default="both")
+        few = len(indexes) <= MOST_DIFFERENCES
+        shown = links.choose("Show", SHOWN, "show", default="both" if few else "frames")
     predicted = read_clip(uri, chosen, indexes, clip_id)
     frames = saved_frames.shown_frames(predicted, horizon)
     if not frames:
@@ -98,8 +125,31 @@ def draw_clip(uri: str, chosen: pd.DataFrame, indexes: dict[str, Index], palette
         return None
     names = dict(zip(chosen["run_id"], chosen["name"], strict=True))
     colours = {run.run_id: palette.colour(run.line) for run in chosen.itertuples()}
-    draw_strip(predicted, names, colours, frames, horizon, shown)
-    return uri, predicted, names, frames, clip_id, horizon, indexes
+    sums = tuple((run_id, names[run_id], crc32(run.prediction_NKCHW.tobytes())) for run_id, run in predicted.items())
+    key = (uri, clip_id, horizon, sums, tuple(frames))
+    view = View(horizon, shown, scale_of(key, predicted))
+    draw_strip(predicted, names, colours, frames, view)
+    return key, predicted, view, next(iter(indexes.values())).fps
+
+
+def slide_or_only(label: str, values: list[int], key: str) -> int:
+    """Draw a slider, or nothing where there is one value only; return the value."""
+    if len(values) > 1:
+        return int(links.slide(label, values, key))
+    links.absent(key)
+    return values[0]
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def scale_of(key: tuple, _runs: dict[str, Predicted]) -> float:
+    """Return the scale of all difference maps of a view. `key` as in `composed`."""
+    _, _, horizon, _, frames = key
+    clip_TCHW = next(iter(_runs.values())).clip_TCHW
+    made = [(saved_frames.copy_last(clip_TCHW, number, horizon), number) for number in frames]
+    made += [(run.frame(number, horizon), number) for run in _runs.values() for number in frames]
+    return saved_frames.common_scale(
+        saved_frames.gap(frame, clip_TCHW[number]) for frame, number in made if frame is not None
+    )
 
 
 def read_clip(uri: str, chosen: pd.DataFrame, indexes: dict[str, Index], clip_id: str) -> dict[str, Predicted]:
@@ -128,68 +178,62 @@ def read_clip(uri: str, chosen: pd.DataFrame, indexes: dict[str, Index], clip_id
 
 @st.fragment
 def draw_strip(
-    runs: dict[str, Predicted], names: dict[str, str], colours: dict[str, str], frames: list[int], horizon: int,
-    shown: str,
-) -> None:  # fmt: skip
+    runs: dict[str, Predicted], names: dict[str, str], colours: dict[str, str], frames: list[int], view: View
+) -> None:
     """Draw the slider over time and the table of COLUMNS frames from there. Moving it redraws nothing else."""
-    starts = frames[: max(len(frames) - COLUMNS + 1, 1)]
-    start = links.slide("First frame shown", starts, "frame") if len(starts) > 1 else starts[0]
+    start = slide_or_only("First frame shown", frames[: max(len(frames) - COLUMNS + 1, 1)], "frame")
     columns = frames[frames.index(start) :][:COLUMNS]
-    rows = table_rows(runs, names, colours, columns, horizon, shown)
-    caption = f"Frames {columns[0]} to {columns[-1]}: the truth, and what each run predicted {ahead(horizon)}"
+    rows = table_rows(runs, names, colours, columns, view)
+    made = ahead(view.horizon)
+    caption = f"Frames {columns[0]} to {columns[-1]}: the truth, and what each run predicted {made}"
     st.html(frame_strip.strip(columns, rows, caption))
+    scale = f" Differences, mean over colours: white is equal, {view.black}." if view.differences else ""
     st.caption(
-        f"Each prediction was made {ahead(horizon)}, counted from the newest frame that can have reached the output. "
-        "Below it: PSNR of that frame. Differences: white is equal, black 0.5 or more of the range, mean over colours."
+        f"Each prediction was made {made}, counted from the newest frame that can have reached the output. "
+        f"Below it: PSNR of that frame.{scale}"
     )
 
 
 def table_rows(
-    runs: dict[str, Predicted], names: dict[str, str], colours: dict[str, str], columns: list[int], horizon: int,
-    shown: str,
-) -> list[frame_strip.Row]:  # fmt: skip
-    """Return the table's rows: truth, copy-last, each run; each with its difference below where `shown` says so."""
+    runs: dict[str, Predicted], names: dict[str, str], colours: dict[str, str], columns: list[int], view: View
+) -> list[frame_strip.Row]:
+    """Return the table's rows: truth, copy-last, each run; each with its difference below where the view says so."""
     clip_TCHW = next(iter(runs.values())).clip_TCHW
     truth = [clip_TCHW[number] for number in columns]
     rows = [frame_strip.Row("truth", truth)]
-    copied = [saved_frames.copy_last(clip_TCHW, number, horizon) for number in columns]
-    rows += _predicted_rows(_BASELINE, copied, truth, shown, COLOURS["copy_last"])
+    copied = [saved_frames.copy_last(clip_TCHW, number, view.horizon) for number in columns]
+    rows += _predicted_rows(_BASELINE, copied, truth, view, COLOURS["copy_last"])
     for run_id, run in runs.items():
-        made = [run.frame(number, horizon) for number in columns]
-        rows += _predicted_rows(names[run_id], made, truth, shown, colours[run_id])
+        made = [run.frame(number, view.horizon) for number in columns]
+        rows += _predicted_rows(names[run_id], made, truth, view, colours[run_id])
     return rows
 
 
 def _predicted_rows(
-    name: str, made: list[np.ndarray | None], truth: list[np.ndarray], shown: str, colour: str
+    name: str, made: list[np.ndarray | None], truth: list[np.ndarray], view: View, colour: str
 ) -> list[frame_strip.Row]:
     pairs = list(zip(made, truth, strict=True))
     notes = ["" if frame is None else f"{saved_frames.psnr_db(frame, true):.1f} dB" for frame, true in pairs]
-    gaps = [None if frame is None else saved_frames.difference(frame, true) for frame, true in pairs]
     rows = []
-    if shown != "difference":
+    if view.frames:
         rows.append(frame_strip.Row(name, made, notes, colour))
-    if shown != "frames":
-        alone = shown == "difference"
+    if view.differences:
+        alone = not view.frames
         title = f"{name}: difference" if alone else "difference"
+        gaps = [None if frame is None else saved_frames.difference(frame, true, view.scale) for frame, true in pairs]
         rows.append(
             frame_strip.Row(title, gaps, notes if alone else (), colour if alone else "", f"difference of {name}")
         )
     return rows
 
 
-def draw_video(
-    uri: str, runs: dict[str, Predicted], names: dict[str, str], frames: list[int], clip_id: str, horizon: int,
-    indexes: dict[str, Index],
-) -> None:  # fmt: skip
-    """Draw the composed video of all frames shown, in a loop."""
+def draw_video(key: tuple, runs: dict[str, Predicted], view: View, fps: float) -> None:
+    """Draw the composed video of all frames shown, in a loop; differences below each where the page shows them."""
     st.subheader("As a video", anchor=False)
-    fps = next(iter(indexes.values())).fps
     slow = links.switch("Slow motion (5 frames a second)", "slow", default=True)
-    sums = tuple((run_id, names[run_id], crc32(run.prediction_NKCHW.tobytes())) for run_id, run in runs.items())
-    key = (uri, clip_id, horizon, sums, tuple(frames), 5.0 if slow else fps)
-    content, kind = composed(key, runs)
-    alt = f"Truth, copy-last and {len(runs)} runs side by side, {ahead(horizon)}; differences below."
+    content, kind = composed(key, view, 5.0 if slow else fps, runs)
+    below = "; differences below" if view.differences else ""
+    alt = f"Truth, copy-last and {len(runs)} runs side by side, {ahead(view.horizon)}{below}."
     if kind == "video/mp4":
         st.video(content, format=kind, loop=True, autoplay=True, muted=True, alt=alt, width=VIDEO_PX)
     else:
@@ -198,12 +242,12 @@ def draw_video(
 
 
 @st.cache_data(show_spinner="Composing the video …", max_entries=8)
-def composed(key: tuple, _runs: dict[str, Predicted]) -> tuple[bytes, str]:
+def composed(key: tuple, view: View, fps: float, _runs: dict[str, Predicted]) -> tuple[bytes, str]:
     """Return the encoded video and its kind.
 
-    `key`: store, clip, horizon, (run id, name, sum of the content) of each run, frames, frames a second.
+    `key`: store, clip, horizon, (run id, name, sum of the content) of each run, frames.
     """
-    _, clip_id, horizon, names, frames, fps = key
+    _, clip_id, horizon, names, frames = key
     clip_TCHW = next(iter(_runs.values())).clip_TCHW
     pictures = []
     for number in frames[: composed_video.MAX_FRAMES]:
@@ -211,25 +255,27 @@ def composed(key: tuple, _runs: dict[str, Predicted]) -> tuple[bytes, str]:
         made = [(_BASELINE, saved_frames.copy_last(clip_TCHW, number, horizon))]
         made += [(name, _runs[run_id].frame(number, horizon)) for run_id, name, _ in names]
         tiles = [composed_video.Tile("truth", truth)]
-        tiles += [
-            composed_video.Tile(name, frame, None if frame is None else saved_frames.difference(frame, truth))
-            for name, frame in made
-        ]
-        title = f"{clean(clip_id)[:40]}   frame {number}   {ahead(horizon)}"
-        pictures.append(composed_video.compose(tiles, title))
+        for name, frame in made:
+            gaps = None
+            if view.differences and frame is not None:
+                gaps = saved_frames.difference(frame, truth, view.scale)
+            tiles.append(composed_video.Tile(name, frame, gaps))
+        titles = [f"{clean(clip_id)[:32]}", f"frame {number}, {ahead(horizon)}"]
+        titles += [f"differences: {view.black}"] if view.differences else []
+        pictures.append(composed_video.compose(tiles, titles))
     return composed_video.encode(pictures, fps)
 
 
 def draw_metrics(uri: str, chosen: pd.DataFrame, palette: Palette) -> None:
     """Draw the chosen test metric against the horizon."""
     runs = {
-        str(run.name): (str(run.line), cached_artifacts.facts(uri, str(run.run_id), run.ended).metrics)
+        str(run.name): (str(run.line), _fold(run.fold), cached_artifacts.facts(uri, str(run.run_id), run.ended).metrics)
         for run in chosen.itertuples()
     }
     logged = {
-        name: title
+        f"test/{name}": title
         for name, title in horizon_chart.METRICS.items()
-        if any(horizon_chart.by_horizon(metrics, name) for _, metrics in runs.values())
+        if any(horizon_chart.by_horizon(metrics, name) for _, _, metrics in runs.values())
     }
     if not logged:
         if runs:
@@ -237,9 +283,10 @@ def draw_metrics(uri: str, chosen: pd.DataFrame, palette: Palette) -> None:
         return
     st.subheader("Metric against horizon", anchor=False)
     metric = links.choose("Metric by horizon", logged, "score")
-    points = horizon_chart.table(runs, metric)
+    name = metric.removeprefix("test/")
+    points = horizon_chart.table(runs, name)
     st.altair_chart(
-        horizon_chart.chart(points, palette, metric),
+        horizon_chart.chart(points, palette, name),
         key="horizon_chart",
         alt=f"{logged[metric]} against the horizon, {len(runs)} runs and the baselines; the values stand in the table.",
     )
@@ -247,3 +294,7 @@ def draw_metrics(uri: str, chosen: pd.DataFrame, palette: Palette) -> None:
     with st.expander("As a table"):
         wide = points.pivot_table(index="label", columns="k", values="value", sort=False)
         st.dataframe(wide.rename(columns=lambda k: f"k = {k}"), key="horizon_table")
+
+
+def _fold(fold: object) -> str:
+    return "–" if pd.isna(fold) else str(fold)

@@ -105,5 +105,6 @@ def draw_heatmaps(uri: str, chosen: pd.DataFrame, axis: str, figures: list[str])
             )
             tables.append(heatmap.at_start_and_end(table).assign(run=run["name"]))
     if tables:
+        st.caption("A cell reaches from one logged step to the next. Dark grey: nothing logged, or no finite number.")
         with st.expander("As a table"):
             st.dataframe(pd.concat(tables), hide_index=True, key="heatmap_table")

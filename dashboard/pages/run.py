@@ -6,10 +6,11 @@ Each part is read when it is there; where it is not, the page names the artifact
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pandas as pd
 import streamlit as st
+import yaml
 
 from dashboard import cached_artifacts, chosen_runs, clock_chart, confusion, links, run_facts
 from dashboard.artifacts import ArtifactError
@@ -20,6 +21,7 @@ from dashboard.names import code
 from dashboard.plain import sentence
 
 FUTURE_FRAMES = "future_frames"
+ENDED_EARLY = ("FAILED", "KILLED")
 STATUS = {  # icon and words for each of MLflow's
     "FINISHED": (":material/check_circle:", "finished"),
     "RUNNING": (":material/autorenew:", "running"),
@@ -36,6 +38,9 @@ def draw(uri: str) -> None:
 
 def draw_runs(uri: str, runs: pd.DataFrame) -> None:
     """Draw the choice of one run, then its parts."""
+    asked = links.asked("run")
+    if asked and not runs["run_id"].isin(asked).any():
+        st.warning(f"The run {code(asked[0])} of the address is not in this store; here is another one.")
     runs = of_asked_run(runs)
     scope = chosen_runs.choose_scope(runs)
     listed = scope.sort_values("label", kind="stable")
@@ -45,14 +50,17 @@ def draw_runs(uri: str, runs: pd.DataFrame) -> None:
     run = listed[listed["run_id"] == run_id].iloc[0]
     facts = cached_artifacts.facts(uri, run_id, run["ended"])
     draw_state(run, facts)
-    draw_resume(run, facts)
+    draw_resume(uri, run, facts)
     left, right = st.columns(2, gap="large")
     with left:
         st.subheader("What it is", anchor=False)
         st.html(run_facts.description(run_facts.settings(facts.tags)))
     with right:
         st.subheader("Last values", anchor=False)
-        st.dataframe(run_facts.metric_table(facts.metrics), hide_index=True, height=320, key="metrics_table")
+        if facts.metrics:
+            st.dataframe(run_facts.metric_table(facts.metrics), hide_index=True, height=320, key="metrics_table")
+        else:
+            st.info("This run has logged nothing yet.")
     if run["task"] != FUTURE_FRAMES:  # which has no classes
         part("Confusion matrix", lambda: draw_confusion(uri, run))
     part("Stages and clock", lambda: draw_clock(uri, run))
@@ -90,16 +98,46 @@ def draw_state(run: pd.Series, facts: RunFacts) -> None:
         st.code(facts.tags["error"][:2000], language=None, wrap_lines=True)
 
 
-def draw_resume(run: pd.Series, facts: RunFacts) -> None:
-    """Draw the commands that go on with the run, or test it."""
-    name = facts.tags.get("run_name") or run["name"]
-    if not name:
+def draw_resume(uri: str, run: pd.Series, facts: RunFacts) -> None:
+    """Draw the commands that go on with the run, or test it, from where its configuration says its checkpoints are."""
+    given = run_folder(_configuration(uri, run), facts.tags)
+    if given is None:
         return
-    folder = shlex.quote(f"runs/{run_facts.one_line(name)}")
-    ended_well = run["status"] == "FINISHED"
-    st.markdown("To test it again:" if ended_well else "To continue it, from the folder it was started in:")
-    continued = f"skip-sideways fit --config {folder}/config.yaml --ckpt_path last"
-    st.code(f"skip-sideways test --ckpt_path {folder}/last.ckpt" if ended_well else continued, language="bash")
+    folder = shlex.quote(given)
+    where = ", from the folder it was started in:"
+    if run["status"] == "FINISHED":
+        st.markdown(f"To test it again{where}")
+        st.code(f"skip-sideways test --ckpt_path {folder}/last.ckpt", language="bash")
+        return
+    st.markdown(
+        f"To continue it{where}" if run["status"] in ENDED_EARLY else f"If it was killed, to continue it{where}"
+    )
+    st.code(f"skip-sideways fit --config {folder}/config.yaml --ckpt_path last", language="bash")
+
+
+def _configuration(uri: str, run: pd.Series) -> str:
+    try:
+        return cached_artifacts.text(uri, run["run_id"], "config.yaml", run["ended"])
+    except ArtifactError:
+        return ""
+
+
+def run_folder(config: str, tags: Mapping[str, str]) -> str | None:
+    """Return the folder of a run's checkpoints: what its config.yaml names, else its name in the trainer's root.
+
+    None where it cannot be known: a comparison keeps its runs beside its results.
+    """
+    try:
+        read = yaml.safe_load(config) or {}
+        named = (read.get("checkpoint") or {}).get("dirpath")
+        root = (read.get("trainer") or {}).get("default_root_dir") or "runs"
+    except (yaml.YAMLError, AttributeError, ValueError, RecursionError):
+        named, root = None, "runs"
+    if isinstance(named, str) and named:
+        return run_facts.one_line(named)
+    if tags.get("comparison") or not tags.get("run_name"):
+        return None
+    return f"{run_facts.one_line(str(root))}/{run_facts.one_line(tags['run_name'])}"
 
 
 def draw_confusion(uri: str, run: pd.Series) -> None:

@@ -52,7 +52,7 @@ CLOCK = {
 }
 CONFUSION = {"class_names": ["walk", "run", "<b>jump</b>"], "matrix": [[3, 1, 0], [0, 4, 0], [0, 0, 0]],
              "per_class_accuracy": [0.75, 1.0, None]}  # fmt: skip
-CONFIG = "seed_everything: 0\nmodel:\n  class_path: FutureFrames\n"
+CONFIG = "seed_everything: 0\nmodel:\n  class_path: FutureFrames\ncheckpoint:\n  dirpath: null\n"
 
 
 def clip(clip_id: str) -> np.ndarray:

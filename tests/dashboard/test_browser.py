@@ -11,6 +11,7 @@ from dashboard_store import TOP1, uri_of, write_run
 from test_command import COMMAND, wait_for
 
 from dashboard.runs import open_store
+from dashboard.screenshots import free_port as free_port_now
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-sync"]
@@ -26,16 +27,24 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(scope="module")
+def server(_stores, tmp_path_factory):
+    """Return the address of `skip-sideways dashboard` over the demo's store, which no test of this module changes."""
+    folder = tmp_path_factory.mktemp("server")
+    yield from serve(shutil.copy(_stores / "demo.db", folder / "mlflow.db"), free_port_now(), folder)
+
+
 @pytest.fixture
-def server(demo_db, free_port, tmp_path):
-    """Return the address of `skip-sideways dashboard` over the demo's store."""
+def changing_server(demo_db, free_port, tmp_path):
+    """Return the address of a server of the test's own, over a copy of the store that it may write to."""
     yield from serve(demo_db, free_port, tmp_path)
 
 
-@pytest.fixture
-def hostile_server(hostile_db, free_port, tmp_path):
+@pytest.fixture(scope="module")
+def hostile_server(_stores, tmp_path_factory):
     """Return the address of `skip-sideways dashboard` over a store whose every text is hostile."""
-    yield from serve(hostile_db, free_port, tmp_path)
+    folder = tmp_path_factory.mktemp("hostile")
+    yield from serve(shutil.copy(_stores / "hostile.db", folder / "mlflow.db"), free_port_now(), folder)
 
 
 def serve(database, free_port, tmp_path):
@@ -52,22 +61,29 @@ def serve(database, free_port, tmp_path):
         process.wait()
 
 
-@pytest.fixture
-def page():
-    """Return a page 1280 px wide in the system's Chromium, which ends with the test."""
+@pytest.fixture(scope="module")
+def browser():
+    """Return the system's Chromium, headless, which ends with the module."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
         try:
-            yield browser.new_page(viewport={"width": 1280, "height": 1400})
+            yield browser
         finally:
             browser.close()
+
+
+@pytest.fixture
+def page(browser):
+    """Return a page 1280 px wide without any history, a new session."""
+    with browser.new_context(viewport={"width": 1280, "height": 1400}) as context:
+        yield context.new_page()
 
 
 def test_a_person_sees_the_rows_and_the_charts_of_the_demo(server, page):
     asked = set()
     page.on("request", lambda request: asked.add(request.url))
-    page.goto(server)
+    page.goto(f"{server}/?common=off")
     page.wait_for_selector(f"{GRID} canvas table td", state="attached", timeout=60_000)
     # What a screen reader gets; the pixels are on a canvas.
     grid = page.locator(f"{GRID} canvas table").first.inner_text()
@@ -95,16 +111,15 @@ def test_a_choice_goes_with_the_person_to_the_next_page_and_back(server, page):
     page.get_by_role("link", name="Accuracy against cost").click()
     page.wait_for_function(f"{POINTS}.join() === '2'", timeout=60_000)
     page.wait_for_url("**/cost?**rows=exact&rows=sideways**", timeout=20_000)
-    page.go_back()  # the page as it opened, before it wrote its choices into the address
     page.go_back()
     page.wait_for_selector("h1:has-text('Compare runs')", timeout=20_000)
     page.wait_for_url("**rows=exact&rows=sideways**", timeout=20_000)
 
 
-def test_a_run_that_ends_is_shown_without_a_click(server, page, demo_db):
+def test_a_run_that_ends_is_shown_without_a_click(changing_server, page, demo_db):
     client = open_store(uri_of(demo_db))
     run_id = write_run(client, client.create_experiment("w"), "exact", 0, 7, top1=None, status="RUNNING")
-    page.goto(server)
+    page.goto(changing_server)
     page.wait_for_selector("text=1 of 13 runs not finished yet", timeout=60_000)
     client.log_metric(run_id, "test/top1", 0.5)
     client.set_terminated(run_id)
@@ -137,10 +152,12 @@ def test_hostile_texts_are_shown_as_text_and_load_nothing(hostile_server, page, 
     assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= 1280
 
 
-def test_a_link_with_a_comparison_alone_opens_it_and_becomes_one_that_names_its_data_set(server, page, demo_db):
+def test_a_link_with_a_comparison_alone_opens_it_and_becomes_one_that_names_its_data_set(
+    changing_server, page, demo_db
+):
     client = open_store(uri_of(demo_db))
     write_run(client, client.create_experiment("w"), "exact", 0, 0, dataset="weizmann", comparison="w")
-    page.goto(f"{server}/?comparison=demo")
+    page.goto(f"{changing_server}/?comparison=demo")
     page.wait_for_selector("text=1 of 12 runs failed", timeout=60_000)
     page.wait_for_url("**dataset=moving_digits**", timeout=20_000)
 
@@ -154,3 +171,23 @@ def test_a_choice_becomes_a_link_that_opens_the_same_page(server, page):
     page.goto("about:blank")
     page.goto(link)
     page.wait_for_selector("text=difference to frozen", timeout=60_000)
+
+
+def test_on_a_telephone_the_table_comes_before_the_boxes(server, page):
+    for address, part in (("", GRID), ("cost", "[data-testid=stVegaLiteChart]")):
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.goto(f"{server}/{address}")
+        page.wait_for_selector(f"{GRID} canvas table td", state="attached", timeout=60_000)
+        boxes = page.locator(".st-key-filters")
+        assert page.locator(part).first.bounding_box()["y"] < boxes.bounding_box()["y"]
+        page.set_viewport_size({"width": 1280, "height": 1400})
+        assert page.locator(part).first.bounding_box()["y"] > boxes.bounding_box()["y"]
+
+
+def test_a_legend_has_as_many_columns_as_the_chart_has_room_for(server, page):
+    page.goto(f"{server}/cost?common=off")
+    page.wait_for_function(f"{POINTS}.join() === '4'", timeout=60_000)
+    symbols = "[...document.querySelectorAll('.role-legend-symbol path')].map(each => each.getBoundingClientRect().y)"
+    assert page.evaluate(f"new Set({symbols}.map(Math.round)).size") == 1
+    page.set_viewport_size({"width": 390, "height": 1400})
+    page.wait_for_function(f"new Set({symbols}.map(Math.round)).size > 1", timeout=20_000)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from dashboard_store import uri_of
 from frames_store import NEWEST, write_frames_run
-from test_browser import page, pytestmark, serve
+from test_browser import browser, page, pytestmark, serve
 
 from dashboard.runs import open_store
+from dashboard.screenshots import free_port
 
-__all__ = ["page", "pytestmark"]
+__all__ = ["browser", "page", "pytestmark"]
 HOSTILE = "<img src=x onerror=document.title='broken'> [l](http://example.org)"
 # JavaScript: what the table of frames shows
 PICTURES = "[...document.querySelectorAll('.frames td img')].map(image => image.src)"
@@ -18,14 +21,16 @@ FITS = "document.querySelector('[data-testid=stMain]').scrollWidth <= window.inn
 VIDEO = "document.querySelector('video')"
 
 
-@pytest.fixture
-def server(bare_db, free_port, tmp_path):
+@pytest.fixture(scope="module")
+def server(_stores, tmp_path_factory):
     """Return the address of the dashboard over three future-frames runs, one with a hostile name."""
-    client = open_store(uri_of(bare_db))
-    experiment = client.create_experiment("future", artifact_location=(tmp_path / "artifacts").as_uri())
+    folder = tmp_path_factory.mktemp("server")
+    database = shutil.copy(_stores / "bare.db", folder / "mlflow.db")
+    client = open_store(uri_of(database))
+    experiment = client.create_experiment("future", artifact_location=(folder / "artifacts").as_uri())
     for row in ("skip-sideways", "sideways", HOSTILE):
         write_frames_run(client, experiment, row)
-    yield from serve(bare_db, free_port, tmp_path)
+    yield from serve(database, free_port(), folder)
 
 
 def start_of(page):
@@ -58,8 +63,8 @@ def test_a_person_moves_the_slider_sees_the_frames_change_and_shares_the_link(se
     assert after[0] != before[0]
     assert after[0] == before[2]  # the truth has moved two columns
 
-    move(page, "k", 1)
-    page.wait_for_url("**k=2**", timeout=30_000)
+    move(page, "horizon", 1)
+    page.wait_for_url("**horizon=2**", timeout=30_000)
     page.wait_for_function("document.querySelector('.frames').getAttribute('aria-label').includes('2 frames ahead')")
     page.locator(".st-key-show input").click()
     page.get_by_role("option", name="Differences to the truth").click()
@@ -72,6 +77,31 @@ def test_a_person_moves_the_slider_sees_the_frames_change_and_shares_the_link(se
     page.wait_for_selector(".frames td img", timeout=60_000)
     assert page.evaluate(PICTURES) == shown
     assert page.locator("[data-testid=stException]").count() == 0
+
+
+def test_the_score_goes_to_the_frames_and_back_in_one_step_each(server, page):
+    page.goto(f"{server}/?score=test%2Fmse&horizon=3")
+    page.wait_for_selector("[data-testid=stDataFrame]", timeout=90_000)
+    page.get_by_role("link", name="Predicted frames").click()
+    page.wait_for_url("**/frames?**", timeout=60_000)
+    for choice in ("score=test%2Fmse", "horizon=3"):
+        assert choice in page.url
+    page.get_by_role("link", name="Compare", exact=True).click()
+    page.wait_for_url(lambda url: "/frames" not in url and "horizon=3" in url and "mse" in url, timeout=60_000)
+    page.go_back()
+    page.wait_for_selector("h1:has-text('Predicted frames')", timeout=60_000)
+    page.go_back()
+    page.wait_for_selector("h1:has-text('Compare runs')", timeout=60_000)
+
+
+def test_the_truth_stays_in_sight_of_the_last_row(server, page):
+    page.set_viewport_size({"width": 1280, "height": 500})
+    page.goto(f"{server}/frames")
+    page.wait_for_selector(".frames td img", timeout=90_000)
+    page.locator(".frames tbody tr").last.scroll_into_view_if_needed()
+    top = page.evaluate("document.querySelector('.frames thead td img').getBoundingClientRect().top")
+    assert 0 < top < 250
+    assert page.evaluate("document.querySelector('.frames tbody td').getBoundingClientRect().top") < 0
 
 
 def test_on_a_telephone_every_page_fits_and_the_clock_scrolls_by_itself(server, page):

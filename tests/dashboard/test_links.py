@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from dashboard import links
+
 
 def script():
     import streamlit as st
@@ -76,3 +78,52 @@ def test_an_emptied_choice_leaves_the_address(open_with):
     page.multiselect[0].set_value([]).run()
     assert shown(page) == "a [] 2 False"
     assert "rows" not in page.query_params
+
+
+def pages():
+    import streamlit as st
+
+    from dashboard import links
+
+    here = st.session_state.get("here", "one")
+    links.get_script_run_ctx = lambda: type("Context", (), {"page_script_hash": here})
+    with links.written():
+        if here == "one":
+            st.text(links.choose("Horizon", ["mean", "1", "2"], "horizon"))
+        else:
+            st.text(links.slide("Ahead", [1, 2], "horizon"))
+            links.absent("frame")
+
+
+@pytest.fixture
+def context(monkeypatch):
+    """Keep what tells pages apart, which `pages` replaces."""
+    monkeypatch.setattr(links, "get_script_run_ctx", links.get_script_run_ctx)
+
+
+@pytest.mark.usefixtures("context")
+def test_a_choice_that_a_page_does_not_offer_survives_it():
+    page = AppTest.from_function(pages)
+
+    def go(here):
+        page.session_state["here"] = here
+        page.query_params.clear()  # as the browser does
+        page.run()
+        return shown(page), page.query_params["horizon"]
+
+    assert go("one") == ("mean", "mean")
+    assert go("two") == ("1", "1")
+    assert go("one") == ("mean", "mean")
+    page.selectbox[0].set_value("2").run()
+    assert go("two") == ("2", "2")
+    page.select_slider[0].set_value(1).run()
+    assert go("one") == ("1", "1")
+
+
+@pytest.mark.usefixtures("context")
+def test_what_a_page_draws_no_choice_of_leaves_the_address():
+    page = AppTest.from_function(pages)
+    page.session_state["here"] = "two"
+    page.query_params["frame"] = "abc"
+    page.run()
+    assert "frame" not in page.query_params

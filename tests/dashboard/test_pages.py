@@ -9,8 +9,9 @@ import sqlite3
 import numpy as np
 import pytest
 from dashboard_store import uri_of, write_run
-from frames_store import CLIPS, CONFUSION, NEWEST, clip, folder_of, frame_artifacts, npz, write_frames_run
+from frames_store import CLIPS, CONFIG, CONFUSION, NEWEST, clip, folder_of, frame_artifacts, npz, write_frames_run
 
+from dashboard.pages.run import run_folder
 from dashboard.runs import open_store
 
 SCRIPT = """
@@ -103,7 +104,7 @@ def test_frames_of_every_run_stand_below_the_truth_with_their_scores(open_one, f
 
 def test_the_slider_and_the_horizon_move_every_row_at_once(open_one, frames_db):
     page = open_one("frames", frames_db)
-    widget(page, "k").set_value(3).run()
+    widget(page, "horizon").set_value(3).run()
     assert columns_of(page)[0] == NEWEST[0] + 3
     # 30 of 255 too bright
     assert set(table_of(page)[0]["skip-sideways"]) == {"18.6 dB"}
@@ -112,19 +113,33 @@ def test_the_slider_and_the_horizon_move_every_row_at_once(open_one, frames_db):
     widget(page, "frame").set_value(int(starts[-1])).run()
     assert columns_of(page)[-1] == NEWEST[-1] + 3
     assert table_of(page) != before
-    assert page.query_params["k"] in ("3", ["3"])
+    assert page.query_params["horizon"] in ("3", ["3"])
     assert page.query_params["frame"] in (starts[-1], [starts[-1]])
 
 
 def test_a_link_opens_the_same_frames(open_one, frames_db):
-    page = open_one("frames", frames_db, k="2", clip="person/run_2", show="difference", frame="5")
+    page = open_one("frames", frames_db, horizon="2", clip="person/run_2", show="difference", frame="5")
     assert widget(page, "clip").value == "person/run_2"
     assert columns_of(page)[0] == 5
     assert "skip-sideways: difference" in table_of(page)[0]
 
 
+def test_with_more_than_three_runs_the_page_opens_without_differences(open_one, frames_db, client, experiment):
+    for row in ("exact", "another"):
+        write_frames_run(client, experiment, row)
+    write_frames_run(client, experiment, "going", status="RUNNING")
+    page = open_one("frames", frames_db)
+    assert list(table_of(page)[0]) == [
+        "frame", "truth", "copy last frame", "another", "exact", "sideways", "skip-sideways"
+    ]  # fmt: skip
+    assert "4 of 5 rows are shown" in texts(page)
+    widget(page, "show").set_value("both").run()
+    # The largest error shown is 60 of 255, of sideways, all over the frame: black in the maps of all rows.
+    assert "black 0.24 of the range" in texts(page)
+
+
 def test_a_link_to_what_is_gone_still_opens(open_one, frames_db):
-    page = open_one("frames", frames_db, k="99", clip="no such", show="x", frame="-1", runs=["f" * 32], score="?")
+    page = open_one("frames", frames_db, horizon="99", clip="no such", show="x", frame="-1", runs=["f" * 32], score="?")
     assert len(table_of(page)[0]) >= 4
 
 
@@ -176,7 +191,7 @@ def test_hostile_indexes_read_nothing_outside_and_the_other_runs_are_shown(
     page = open_one("frames", frames_db, comparison="hostile")
     assert texts(page).count("is not a plain relative path") == 4
     assert "no plain array" in texts(page)
-    assert list(table_of(page)[0]) == ["frame", "truth", "copy last frame", "difference", "skip-sideways"]
+    assert list(table_of(page)[0]) == ["frame", "truth", "copy last frame", "skip-sideways"]
 
 
 @pytest.mark.parametrize("page", ["frames", "learning", "run"])
@@ -239,13 +254,14 @@ def test_runs_without_figures_of_units_say_which_option_logs_them(open_one, demo
 
 
 def test_a_run_shows_its_parts_and_how_to_test_it_again(open_one, frames_db, client, experiment):
-    files = {"confusion.json": json.dumps(CONFUSION).encode()}
+    config = CONFIG.replace("dirpath: null", "dirpath: out/runs/a-row").encode()
+    files = {"confusion.json": json.dumps(CONFUSION).encode(), "config.yaml": config}
     run_id = write_frames_run(client, experiment, "skip-sideways", seed=3, files=files, task="action_recognition")
     page = open_one("run", frames_db, run=run_id)
     assert widget(page, "run").value == run_id
     assert "**finished**" in page.success[0].value
     codes = [block.value for block in page.code]
-    assert codes[0] == "skip-sideways test --ckpt_path runs/moving_digits-residual-sideways/last.ckpt"
+    assert codes[0] == "skip-sideways test --ckpt_path out/runs/a-row/last.ckpt"
     assert any("class_path: FutureFrames" in block for block in codes)
     assert any('"torch": "2.13.0"' in block for block in codes)
     assert any('class="clock"' in each.proto.body for each in page.get("html"))
@@ -256,13 +272,42 @@ def test_a_run_shows_its_parts_and_how_to_test_it_again(open_one, frames_db, cli
 def test_a_failed_run_shows_its_error_and_how_to_go_on(open_one, bare_db, client, experiment):
     name = "x; rm -rf ~ `id`"
     run_id = write_frames_run(
-        client, experiment, "sideways", status="FAILED", error="ValueError: broken", run_name=name
+        client, experiment, "sideways", status="FAILED", error="ValueError: broken", run_name=name, comparison=""
     )
     page = open_one("run", bare_db, run=run_id)
     assert "**failed**" in page.error[0].value
     codes = [block.value for block in page.code]
     assert codes[0] == "ValueError: broken"
     assert codes[1] == "skip-sideways fit --config 'runs/x; rm -rf ~ `id`'/config.yaml --ckpt_path last"
+    assert "To continue it" in texts(page)
+
+
+def test_a_running_run_is_not_said_to_have_ended_and_one_without_values_says_so(open_one, bare_db, client, experiment):
+    run = client.create_run(experiment, tags={"kind": "run", "row": "new", "dataset": "d", "task": "action_recognition",
+                                              "comparison": "c", "run_name": "n", "schema_version": "1"})  # fmt: skip
+    page = open_one("run", bare_db, run=run.info.run_id)
+    assert "This run has logged nothing yet." in texts(page)
+    assert not [table for table in page.dataframe if "metric" in table.value]
+    # of a comparison, whose folder only the configuration would tell
+    assert not page.code
+    client.log_text(run.info.run_id, "checkpoint:\n  dirpath: out/runs/new\n", "config.yaml")
+    page = open_one("run", bare_db, run=run.info.run_id)
+    assert "If it was killed, to continue it" in texts(page)
+    assert page.code[0].value == "skip-sideways fit --config out/runs/new/config.yaml --ckpt_path last"
+
+
+@pytest.mark.parametrize("config", ["", "[1]", "checkpoint: 3", "{", "checkpoint: {dirpath: [x]}", "a: &a [*a]"])
+def test_a_configuration_that_names_no_folder_leaves_the_name(config):
+    tags = {"run_name": "x\ny"}
+    assert run_folder(config, tags) == "runs/xy"
+    assert run_folder("trainer: {default_root_dir: out}", tags) == "out/xy"
+    assert run_folder(config, {**tags, "comparison": "c"}) is None
+
+
+def test_a_link_to_a_run_that_is_not_there_says_so(open_one, frames_db):
+    page = open_one("run", frames_db, run="0000")
+    assert "The run `0000` of the address is not in this store" in texts(page)
+    assert page.query_params["run"] != "0000"
 
 
 def test_parts_that_a_run_lacks_are_named(open_one, demo_db):

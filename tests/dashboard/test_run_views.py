@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from dashboard import (
 )
 from dashboard.clock_chart import NoClock
 from dashboard.confusion import NoMatrix
+from dashboard.runs import METRICS as METRIC_COLUMNS
 
 HISTORY = pd.DataFrame({"step": [0, 10, 20], "value": [3.0, 2.0, 1.0], "seconds": [100.0, 110.0, 130.0]})
 
@@ -33,6 +35,12 @@ def test_a_history_stands_against_updates_frames_and_time():
     assert histories.on_axis(HISTORY, "frames_seen", frames, started)["x"].tolist() == [0, 320, 640]
     assert histories.on_axis(HISTORY, "seconds", frames, started)["x"].tolist() == [5, 15, 35]
     assert histories.on_axis(HISTORY, "seconds", frames, pd.NaT)["x"].tolist() == [0, 10, 30]
+
+
+def test_infinities_keep_their_sign():
+    entries = [SimpleNamespace(step=step, timestamp=0, value=sign * 1.7e308) for step, sign in enumerate((1, -1))]
+    client = SimpleNamespace(get_metric_history=lambda run_id, metric: entries)
+    assert histories.read_timed_history(client, "u", "r", "m")["value"].tolist() == [np.inf, -np.inf]
 
 
 def test_curves_are_bounded_and_leave_out_what_is_not_finite():
@@ -57,6 +65,14 @@ def test_the_heat_map_means_spans_of_time_and_keeps_units_apart():
     assert heatmap.units_of(
         ["alignment/unit_10", "alignment/unit_2", "alignment/unit_x", "grad_norm/unit_1"], "alignment"
     ) == [2, 10]
+
+
+def test_a_cell_reaches_to_the_next_logged_step_and_what_was_not_logged_is_no_value():
+    curve = pd.DataFrame({"x": [0.0, 100.0, 200.0, 280.0], "value": [1.0, 0.5, np.nan, 0.1]})
+    cells = heatmap.cells({1: curve})
+    assert cells[["x", "x2"]].to_numpy().tolist() == [[0, 100], [100, 200], [280, 380]]
+    behind, _ = heatmap.chart(cells, "alignment", "Updates").to_dict()["layer"]
+    assert behind["mark"]["color"] == heatmap.UNLOGGED
 
 
 def test_a_single_logged_step_is_one_cell():
@@ -143,22 +159,49 @@ METRICS = {"test/mse_1": 0.5, "test/mse_2": float("nan"), "test/copy_last/mse_1"
 def test_metrics_by_horizon_are_told_from_their_namesakes():
     assert horizon_chart.by_horizon(METRICS, "mse") == {1: 0.5}
     assert horizon_chart.by_horizon(METRICS, "mse", "copy_last") == {1: 1.0}
-    table = horizon_chart.table({"a": ("a", METRICS), "b": ("b", {"test/copy_last/mse_1": 3.0})}, "mse")
+    runs = {"a": ("a", "0", METRICS), "b": ("b", "0", {"test/copy_last/mse_1": 3.0})}
+    table = horizon_chart.table(runs, "mse")
     assert table.set_index("label")["value"].to_dict() == {"a": 0.5, "copy last frame": 2.0}
 
 
-def runs(*cells):
+def test_baselines_of_several_folds_are_not_mixed():
+    runs = {"a": ("a", "0", METRICS), "b": ("b", "1", {"test/copy_last/mse_1": 3.0})}
+    table = horizon_chart.table(runs, "mse").set_index("label")
+    assert table["value"].to_dict() == {"a": 0.5, "copy last frame · fold 0": 1.0, "copy last frame · fold 1": 3.0}
+    assert set(table["line"]) == {"a", "copy last frame"}
+
+
+def runs(*cells, **columns):
     table = pd.DataFrame(cells, columns=["run_id", "line", "fold", "seed", "status", "started"])
-    return table.astype({"fold": "Int64", "seed": "Int64"})
+    table = table.astype({"fold": "Int64", "seed": "Int64"}).assign(row=table["line"], task="future_frames")
+    return table.assign(
+        **{"wiring": "chain", "rule": "sideways", "control": "", **dict.fromkeys(METRIC_COLUMNS), **columns}
+    )
 
 
-def test_the_page_opens_with_one_run_a_row_of_the_cell_run_last():
+def test_the_page_opens_with_one_run_a_row_of_the_cell_with_most_rows():
     table = runs(
         ("a", "x", 0, 0, "FINISHED", 1), ("b", "x", 0, 0, "FINISHED", 2), ("c", "y", 0, 0, "FINISHED", 3),
-        ("d", "x", 1, 0, "FINISHED", 0), ("e", "y", 0, 0, "RUNNING", 9),
+        ("d", "x", 1, 0, "FINISHED", 0), ("f", "y", 1, 0, "RUNNING", 8), ("e", "y", 0, 0, "RUNNING", 9),
     )  # fmt: skip
-    assert chosen_runs.default_runs(table) == ["b", "c"]
+    assert sorted(chosen_runs.default_runs(table)) == ["b", "c"]
     assert chosen_runs.default_runs(table.iloc[:0]) == []
+
+
+def test_of_many_rows_the_page_opens_with_control_sideways_and_the_best_of_each_family():
+    rows = {  # rule, wiring, PSNR; alphabetically the best come last
+        "backprop_frame": ("backprop_frame", "chain", 31), "frozen": ("backprop_shifted", "unet", 20),
+        "backprop_shifted": ("backprop_shifted", "unet", 30), "backprop_shifted_a": ("backprop_shifted", "chain", 29),
+        "sideways": ("sideways", "chain", 22), "sideways_lead": ("sideways", "chain", 23),
+        **{f"skip_{number}": ("sideways", "unet", 24 + number / 10) for number in range(9)},
+    }  # fmt: skip
+    table = runs(*((row, row, 0, 0, "FINISHED", number) for number, row in enumerate(rows)), control="backprop_shifted")
+    rule, wiring, psnr = zip(*rows.values(), strict=True)
+    table = table.assign(rule=rule, wiring=wiring, **{"test/psnr_db": psnr})
+    assert chosen_runs.default_runs(table) == [
+        "backprop_shifted", "sideways", "backprop_frame", "skip_8", "sideways_lead", "frozen", "backprop_shifted_a",
+        "skip_7",
+    ]  # fmt: skip
 
 
 def test_labels_tell_every_run_apart():

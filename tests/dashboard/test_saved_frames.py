@@ -10,7 +10,7 @@ import re
 import numpy as np
 import pytest
 from frames_store import HORIZONS, NEWEST, clip, frame_artifacts, predictions
-from PIL import Image
+from PIL import Image, ImageFont
 
 from dashboard import composed_video, frame_strip, saved_frames
 from dashboard.frame_strip import Row
@@ -86,12 +86,20 @@ def test_baselines_and_scores_are_those_of_the_runs():
     assert saved_frames.psnr_db(TRUE[3], TRUE[3] + np.uint8(51)) == pytest.approx(20 * np.log10(5), abs=1e-6)
 
 
-def test_the_difference_is_white_where_equal_and_black_from_half_the_range_on():
+def test_the_difference_is_white_where_equal_and_black_from_the_scale_on():
     made = TRUE[3].copy()
     made[0, 0, 0], made[0, 0, 1] = 255, 40 + 51
-    gap = saved_frames.difference(made, TRUE[3])
-    assert gap.shape == (1, 24, 24)
-    assert (gap[0, 0, 0], gap[0, 0, 1], gap[0, 5, 5]) == (0, 153, 255)  # 215, 51 and 0 of 127.5
+    drawn = saved_frames.difference(made, TRUE[3], 0.5)
+    assert drawn.shape == (1, 24, 24)
+    assert (drawn[0, 0, 0], drawn[0, 0, 1], drawn[0, 5, 5]) == (0, 153, 255)  # 215, 51 and 0 of 127.5
+
+
+def test_one_scale_makes_the_small_differences_of_real_video_visible():
+    near, far = (saved_frames.gap(TRUE[3] + np.uint8(error), TRUE[3]) for error in (5, 10))
+    scale = saved_frames.common_scale([near, far])
+    assert scale == pytest.approx(10 / 255)
+    assert saved_frames.difference(TRUE[3] + np.uint8(5), TRUE[3], scale).max() == 127
+    assert saved_frames.common_scale([np.zeros((1, 4, 4))]) == saved_frames.common_scale([]) == 0.02
 
 
 def test_the_table_holds_the_pixels_and_nothing_that_a_run_named_as_markup():
@@ -124,7 +132,7 @@ def frames_of(content: bytes):
 
 
 def test_the_video_plays_the_frames_in_order():
-    made = [composed_video.compose(tiles(t), "clip") for t in range(6)]
+    made = [composed_video.compose(tiles(t), ["clip"]) for t in range(6)]
     content, kind = composed_video.encode(made, 5.0)
     assert kind == "video/mp4"
     shown, _ = frames_of(content)
@@ -136,15 +144,30 @@ def test_the_video_plays_the_frames_in_order():
 
 def test_without_an_encoder_it_is_a_gif_that_loops(monkeypatch):
     monkeypatch.setattr(composed_video, "h264_encoder", lambda: None)
-    content, kind = composed_video.encode([composed_video.compose(tiles(t), "clip") for t in range(4)], 5.0)
+    content, kind = composed_video.encode([composed_video.compose(tiles(t), ["clip"]) for t in range(4)], 5.0)
     image = Image.open(io.BytesIO(content))
     assert (kind, image.n_frames, image.info["loop"], image.info["duration"]) == ("image/gif", 4, 0, 200)
 
 
 def test_a_video_is_bounded_in_length_and_size():
-    tall = composed_video.compose([composed_video.Tile("a", np.zeros((1, 4000, 2), np.uint8))] * 9, "t" * 5000)
+    tall = composed_video.compose([composed_video.Tile("a", np.zeros((1, 4000, 2), np.uint8))] * 9, ["t" * 5000])
     assert max(tall.shape) < 5000
     assert tall.shape[0] % 2 == tall.shape[1] % 2 == 0
     many = [np.zeros((16, 16, 3), np.uint8)] * 400
     shown, _ = frames_of(composed_video.encode(many, 25.0)[0])
     assert len(shown) == composed_video.MAX_FRAMES
+
+
+def test_names_of_a_video_break_between_words():
+    font = ImageFont.load_default(composed_video.TEXT_PX)
+    assert composed_video.two_lines("skip_sideways_concat_newest", font) == ["skip_sideways_concat_", "newest"]
+    assert composed_video.two_lines("sideways", font) == ["sideways"]
+    first, second = composed_video.two_lines("x" * 500, font)
+    assert "".join([first, second]) == "x" * (len(first) + len(second) - 1) + "…"
+
+
+def test_a_video_without_differences_has_no_room_for_them():
+    with_them = composed_video.compose(tiles(0), ["clip"]).shape
+    without = composed_video.compose([composed_video.Tile("a", TRUE[0])] * 2, ["clip"]).shape
+    assert with_them[0] - without[0] == composed_video.TILE_PX + composed_video.GAP_PX
+    assert with_them[1] == without[1] <= 420  # readable on a telephone
