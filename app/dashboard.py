@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
 import os
 import socket
 import sys
-import threading
 from pathlib import Path
 
 FIRST_PORT = 8501
 TRIED_PORTS = 50
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+NEEDED = (  # by the pages; mlflow and streamlit import much of it only when it is first used
+    *("pandas", "pandas.io.formats.style", "pyarrow", "altair", "streamlit.web.cli"),
+    *("mlflow", "mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store", "mlflow.exceptions", "sqlalchemy.exc"),
+    *(f"dashboard.pages.{name}" for name in ("compare", "cost", "frames", "learning", "run")),
+    "dashboard.refresh",
+)
 
 
 def main(argv: list[str]) -> int:
@@ -28,6 +32,7 @@ def main(argv: list[str]) -> int:
     if arguments.tracking_uri:
         os.environ["MLFLOW_TRACKING_URI"] = arguments.tracking_uri
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    import_pages()
     shown = f"[{host}]" if ":" in host else host
     print(f"Dashboard: http://{shown}:{port}  (Ctrl-C ends it)", flush=True)
     return serve(host, port, browser=arguments.browser)
@@ -86,8 +91,6 @@ def serve(host: str, port: int, *, browser: bool) -> int:
     """Run Streamlit in this process, so that nothing outlives it; return when it is told to stop (SIGINT, SIGTERM)."""
     from streamlit.web import cli
 
-    # What the first page needs takes longer to import than to run: it starts while the browser opens.
-    threading.Thread(target=_import_page, daemon=True).start()
     options = {
         "server.address": host,
         "server.port": port,
@@ -109,12 +112,13 @@ def serve(host: str, port: int, *, browser: bool) -> int:
     return 0
 
 
-def _import_page() -> None:
-    """Import what the first page needs. A failure is left to the page, which will have it again and show it."""
-    with contextlib.suppress(Exception):
-        importlib.import_module("mlflow.tracking")
-        importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
-        importlib.import_module("dashboard.pages.compare")
+def import_pages() -> None:
+    """Import what the pages need, in this thread and before anything is served.
+
+    Two threads that import pandas or mlflow at once (a page beside this one, or two pages) meet half-made modules.
+    """
+    for name in NEEDED:
+        importlib.import_module(name)
 
 
 def home_page() -> Path:

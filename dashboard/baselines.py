@@ -19,6 +19,7 @@ _SPREAD = 1e-6  # relative; what two runs on the same frames may differ by
 
 def with_baselines(runs: pd.DataFrame) -> pd.DataFrame:
     """Return `runs` with a column `baseline` (False) and below them the rows of each baseline that they measured."""
+    runs = runs.copy()  # of one piece, to which pandas adds columns without a warning
     return pd.concat([runs.assign(baseline=False), *(_rows(runs, name) for name in BASELINES)], ignore_index=True)
 
 
@@ -31,7 +32,9 @@ def _rows(runs: pd.DataFrame, name: str) -> pd.DataFrame:
     values = {f"test/{column.removeprefix(prefix)}": rows[column] for column in measured}
     empty = {column: math.nan for column in rows if column in METRICS or str(column).startswith(("test/", "memory/"))}
     settings = dict.fromkeys(["wiring", "network", "update", "stash", "executor", "device", "lmin"])
-    rows = rows.assign(**{**empty, **values}, **settings, row=BASELINES[name], rule=name, run_id=name)
+    changed = {**empty, **values, **settings, "row": BASELINES[name], "rule": name, "run_id": name}
+    kept = rows.drop(columns=[column for column in changed if column in rows])
+    rows = pd.concat([kept, pd.DataFrame(changed, index=rows.index)], axis=1)
     return rows.astype(dict.fromkeys(settings, object))
 
 

@@ -1,4 +1,4 @@
-"""What the page has read, kept between reruns: the client once, the list of runs for seconds, histories for good."""
+"""What the page has read, kept between reruns: the client once, the list of runs for seconds, tables while it lasts."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
+from pandas.util import hash_pandas_object
 
-from dashboard import curves
-from dashboard.runs import Store, open_store, read_history, read_store, sqlite_path
+from dashboard import tables
+from dashboard.runs import METRICS, Store, open_store, read_store, sqlite_path
+from dashboard.scores import Score
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-FRESH_S = 10  # a list of runs, and the history of a run that is still going, may be this old
+FRESH_S = 10  # a list of runs may be this old
 
 
 @st.cache_resource(show_spinner=False)
@@ -65,24 +67,19 @@ def left_out(uri: str) -> dict[str, int]:
     return _store(uri).left_out
 
 
-@st.cache_data(show_spinner=False, max_entries=20_000)
-def _history(uri: str, run_id: str, metric: str, ended: object) -> pd.DataFrame:
-    """Return one history. `ended` only keys the cache: the end time, or a clock for a run without one."""
-    return read_history(client(uri), uri, run_id, metric)
+def comparison_table(runs: pd.DataFrame, control: tables.Control, score: Score, **choice: Any) -> pd.DataFrame:
+    """Return `tables.comparison_table`, made again only where the runs or the choice are others."""
+    read = [*tables.READ, *(name for name in (*METRICS, score.metric) if name in runs and name not in tables.READ)]
+    digest = str(hash_pandas_object(runs[list(dict.fromkeys(read))].astype(str), index=False).sum())
+    return _table(digest, control, score, choice, runs)
 
 
-def history(uri: str, run_id: str, metric: str, ended: pd.Timestamp) -> pd.DataFrame:
-    """Return `read_history`, read again only while the run has not ended (`ended` is NaT)."""
-    key = f"at {time.time() // FRESH_S}" if pd.isna(ended) else ended.isoformat()
-    return _history(uri, run_id, metric, key)
-
-
-def curve(uri: str, run_id: str, metric: str, axis: str, ended: pd.Timestamp) -> pd.DataFrame:
-    """Return a metric's history with `x` on `axis`: "step" or "frames_seen"."""
-    values = history(uri, run_id, metric, ended)
-    if axis == "step":
-        return curves.on_steps(values)
-    return curves.on_frames(values, history(uri, run_id, "frames_seen", ended))
+@st.cache_data(show_spinner=False, max_entries=64)
+def _table(
+    digest: str, control: tables.Control, score: Score, choice: dict[str, Any], _runs: pd.DataFrame
+) -> pd.DataFrame:
+    """Return the table. `digest` stands for the runs, which are not hashed again."""
+    return tables.comparison_table(_runs, control, score, **choice)
 
 
 def forget() -> None:

@@ -1,4 +1,4 @@
-"""Altair charts from plain tables: learning curves, score against cost. No Streamlit, no MLflow."""
+"""Altair charts from plain tables: score against cost, cost by stage. No Streamlit, no MLflow."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ TITLES = {
     "test/top1": "Top-1 accuracy (test)",
     "val/top1": "Top-1 accuracy (validation)",
     "train/top1": "Top-1 accuracy (training)",
-    "val/loss": "Cross-entropy (validation)",
-    "train/loss": "Cross-entropy (training)",
+    "val/loss": "Loss (validation)",
+    "train/loss": "Loss (training)",
     "frames_seen": "Frames seen",
     "step": "Updates",
     "latency/tick_ms": "Inference latency per frame (ms)",
@@ -33,36 +33,14 @@ TITLES = {
 }
 
 
-def learning_curves(curves: pd.DataFrame, palette: Palette, metric: str, axis: str) -> alt.LayerChart:
-    """Return mean lines with a band of one standard deviation.
-
-    `curves`: columns `line`, `x`, `mean`, `low`, `high`, `runs`; `metric` and `axis` are keys of TITLES.
-    """
-    base = alt.Chart(curves).encode(
-        x=alt.X("x:Q", title=TITLES[axis], axis=alt.Axis(format="~s", tickCount=6, labelFlush=False)),
-        color=_colour(palette, curves["line"], _STROKE),
-    )
-    y = alt.Y("mean:Q", title=TITLES[metric], scale=alt.Scale(zero=False, nice=True))
-    dash = alt.StrokeDash("line:N", scale=_scale(palette, curves["line"], "dash"), legend=None)
-    tooltip = [
-        alt.Tooltip("line:N", title="row"),
-        alt.Tooltip("x:Q", title=TITLES[axis].lower(), format=",.0f"),
-        alt.Tooltip("mean:Q", format=".3f"),
-        alt.Tooltip("low:Q", title="mean − std", format=".3f"),
-        alt.Tooltip("high:Q", title="mean + std", format=".3f"),
-        alt.Tooltip("runs:Q", title="runs", format=".0f"),
-    ]
-    band = base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q", title=TITLES[metric]), y2="high:Q")
-    line = base.mark_line(strokeWidth=2).encode(y=y, strokeDash=dash)
-    points = base.mark_point(filled=True, size=28, opacity=0.9).encode(y=y, tooltip=tooltip)
-    return _finished(band + line + points, curves["line"])
-
-
-def score_against_cost(table: pd.DataFrame, palette: Palette, score: Score, cost: str) -> alt.LayerChart:
+def score_against_cost(
+    table: pd.DataFrame, palette: Palette, score: Score, cost: str, baselines: pd.DataFrame | None = None
+) -> alt.LayerChart:
     """Return a point a line of the comparison table with one standard deviation either way, and the Pareto front.
 
     `table`: columns `line`, `front` (bool), M and `M std` for M in (score.metric, cost). Lines without either mean are
-    left out. The front is a dotted line through its points, which are filled; the others are hollow.
+    left out. The front is a dotted line through its points, which are filled; the others are hollow. `baselines`:
+    lines of the same table that cost nothing, drawn across as labelled levels.
     """
     metric = score.metric
     wanted = {"line": "line", "runs": "runs", "front": "front"}
@@ -73,11 +51,15 @@ def score_against_cost(table: pd.DataFrame, palette: Palette, score: Score, cost
     points = points.assign(standing=points["front"].map({True: "on the front", False: "beaten by another row"}))
     base = alt.Chart(points).encode(color=_colour(palette, points["line"], _MARKER))
     x, y = (alt.Scale(zero=False, nice=True, padding=14) for _ in "xy")
+    dash = alt.StrokeDash("line:N", scale=_scale(palette, points["line"], "dash"), legend=None)
     across = base.mark_rule(strokeWidth=1.5).encode(
-        x=alt.X("x_low:Q", scale=x, title=TITLES[cost], axis=alt.Axis(tickCount=6)), x2="x_high:Q", y="y:Q"
+        strokeDash=dash,
+        x=alt.X("x_low:Q", scale=x, title=TITLES[cost], axis=alt.Axis(tickCount=6)),
+        x2="x_high:Q",
+        y="y:Q",
     )
     upright = base.mark_rule(strokeWidth=1.5).encode(
-        x="x:Q", y=alt.Y("y_low:Q", scale=y, title=score.title), y2="y_high:Q"
+        strokeDash=dash, x="x:Q", y=alt.Y("y_low:Q", scale=y, title=score.title), y2="y_high:Q"
     )
     front = alt.Chart(points[points["front"]]).mark_line(color="#444444", strokeDash=[2, 4], strokeWidth=1.5)
     shape = alt.Shape("line:N", scale=_scale(palette, points["line"], "shape"), legend=None)
@@ -89,12 +71,24 @@ def score_against_cost(table: pd.DataFrame, palette: Palette, score: Score, cost
         tooltip=_point_tooltip(score, cost),
     )
     chart = front.encode(x="x:Q", y="y:Q", order="x:Q") + across + upright + marks
-    return _finished(chart, points["line"]).properties(description=_said(points, score, cost))
+    levels = pd.DataFrame(columns=["line", "y"]) if baselines is None else baselines.rename(columns={metric: "y"})
+    for level in levels.to_dict("records"):
+        chart += _level(level["line"], level["y"], palette)
+    return _finished(chart, points["line"]).properties(description=_said(points, levels, score, cost))
 
 
-def _said(points: pd.DataFrame, score: Score, cost: str) -> str:
+def _level(line: str, value: float, palette: Palette) -> alt.LayerChart:
+    """Return a line across the chart with its name above: what needs no training costs nothing."""
+    base = alt.Chart(pd.DataFrame({"line": [line], "y": [value]})).encode(y="y:Q", tooltip=["line:N", "y:Q"])
+    across = base.mark_rule(strokeWidth=1.5, color=palette.colour(line), strokeDash=palette.dash(line))
+    name = base.mark_text(align="left", baseline="bottom", dx=4, dy=-2, color=palette.colour(line))
+    return across + name.encode(text="line:N", x=alt.value(0))
+
+
+def _said(points: pd.DataFrame, levels: pd.DataFrame, score: Score, cost: str) -> str:
     """Return the chart in words, for who does not see it."""
     listed = [f"{one.line}: {one.y:.4g} at {one.x:.4g}, {one.standing}" for one in points.itertuples()]
+    listed += [f"{one.line}: {one.y:.4g} without training" for one in levels.itertuples()]
     return f"{score.title} against {TITLES[cost]}. " + "; ".join(listed) + "."
 
 
@@ -133,16 +127,19 @@ def cost_by_stage(stages: pd.DataFrame, palette: Palette, cost: str) -> alt.Laye
 
 
 def _colour(palette: Palette, lines: pd.Series, symbol: dict[str, Any]) -> alt.Color:
-    columns, _ = _legend_grid(lines)
+    columns = alt.ExprRef(f"max(1, floor(width / {_widest_px(lines)}))")  # as many as the chart has room for
     legend = alt.Legend(title=None, orient="bottom", columns=columns, labelLimit=_LEGEND_PX, symbolOpacity=1, **symbol)
     return alt.Color("line:N", scale=_scale(palette, lines, "colour"), legend=legend)
 
 
-def _legend_grid(lines: pd.Series) -> tuple[int, int]:
-    """Return columns and rows of a legend that fits a phone without cutting a name."""
-    widest_px = 34 + 6 * min(max((len(line) for line in lines.unique()), default=1), _LEGEND_LETTERS)
-    columns = min(max(_LEGEND_PX // widest_px, 1), 4)
-    return columns, math.ceil(lines.nunique() / columns)
+def _widest_px(lines: pd.Series) -> int:
+    """Return the room that a name takes in a legend without being cut."""
+    return 40 + 6 * min(max((len(line) for line in lines.unique()), default=1), _LEGEND_LETTERS)
+
+
+def _legend_rows(lines: pd.Series) -> int:
+    """Return the rows of the legend on a phone, the most there can be."""
+    return math.ceil(lines.nunique() / max(_LEGEND_PX // _widest_px(lines), 1))
 
 
 def _scale(palette: Palette, lines: pd.Series, aspect: str) -> alt.Scale:
@@ -151,5 +148,5 @@ def _scale(palette: Palette, lines: pd.Series, aspect: str) -> alt.Scale:
 
 
 def _finished(chart: alt.LayerChart, lines: pd.Series) -> alt.LayerChart:
-    height = HEIGHT_PX + _LEGEND_ROW_PX * _legend_grid(lines)[1]  # the legend's room is taken from the height
+    height = HEIGHT_PX + _LEGEND_ROW_PX * _legend_rows(lines)  # the legend's room is taken from the height
     return chart.properties(height=height, width="container").configure_axis(labelFontSize=12, titleFontSize=13)

@@ -7,6 +7,7 @@ import pandas as pd
 from dashboard import display
 from dashboard.names import cell, latex
 from dashboard.scores import Score
+from dashboard.tables import DIFFERENCE
 
 
 def csv(table: pd.DataFrame, score: Score) -> str:
@@ -14,7 +15,7 @@ def csv(table: pd.DataFrame, score: Score) -> str:
 
     Columns without any value are left out; a text that a spreadsheet would run as a formula gets an apostrophe.
     """
-    named = table.rename(columns={name: f"{score.metric} {name}" for name in ("difference", "low", "high")})
+    named = table.rename(columns={name: f"{score.metric} {name}" for name in DIFFERENCE})
     filled = named.replace("", None).dropna(axis="columns", how="all")
     return filled.map(cell).to_csv(index=False)
 

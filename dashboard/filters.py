@@ -15,6 +15,7 @@ from dashboard.tables import (
     ALL,
     SINGLE_RUNS,
     Control,
+    cells_differ,
     control_by_row,
     default_control,
     label_lines,
@@ -37,6 +38,10 @@ MEAN = "mean"
 _CONTROL_HELP = (
     "Differences are to this row: same fold, seed and data. Exact backpropagation unless you choose another."
 )
+_COMMON_HELP = (
+    "On: every figure is over the folds and seeds that all rows have, so that means and order compare. Off: over all "
+    "runs of each row."
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,12 @@ class Selection:
     score: Score
     control: Control
     control_name: str
+    common: bool
+
+    @property
+    def lines(self) -> list[str]:
+        """Return the names of the chosen rows."""
+        return sorted(self.chosen["line"].unique())
 
     @property
     def with_control(self) -> pd.DataFrame:
@@ -59,6 +70,11 @@ class Selection:
 
 def select_runs(runs: pd.DataFrame, *, control: bool = True) -> Selection:
     """Draw the filters and return what they select. `runs` has at least one line; `control`: draw the choice of it."""
+    with st.container(key="filters"):  # a narrow screen has it below the table (shell/Home.py)
+        return _select_runs(runs, control=control)
+
+
+def _select_runs(runs: pd.DataFrame, *, control: bool) -> Selection:
     # Newest first, so that the page opens on what was run last.
     recent = runs.sort_values("started", ascending=False, kind="stable").fillna(
         {"task": "unknown", "dataset": "unknown", "comparison": SINGLE_RUNS}
@@ -74,7 +90,11 @@ def select_runs(runs: pd.DataFrame, *, control: bool = True) -> Selection:
     with second:
         rows = links.choose_many("Rows", lines, "rows", placeholder="All rows")
     score = _select_score(task, scope, third, fourth)
-    return Selection(task, scope, scope[scope["line"].isin(rows or lines)], score, *against)
+    chosen = scope[scope["line"].isin(rows or lines)]
+    common = cells_differ(scope, rows or lines, score) and links.switch(
+        "Common folds only", "common", default=True, help=_COMMON_HELP
+    )
+    return Selection(task, scope, chosen, score, *against, common=common)
 
 
 def _select_scope(recent: pd.DataFrame) -> tuple[str, str, str]:

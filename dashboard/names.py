@@ -14,6 +14,8 @@ LONGEST = 120
 _LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$",
     "Δ": r"$\Delta$", "·": r"$\cdot$", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "–": "--",
+    "×": r"$\times$",
+    **{sign: f"$^{{{number}}}$" for sign, number in zip("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789", strict=True)},
     **{sign: "\\" + sign for sign in "&%$#_{}"},
 }  # fmt: skip
 _FORMULA = ("=", "+", "-", "@", "\t")

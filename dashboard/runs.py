@@ -7,13 +7,14 @@ half made is reported, not created. Every text comes out as `names.clean` leaves
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,7 +158,7 @@ def read_store(client: MlflowClient, uri: str) -> Store:
 
     At most MOST_RUNS runs are read, the newest first.
     """
-    with translated(uri):
+    with translated(uri), _without_collecting():
         experiments = [experiment.experiment_id for experiment in _experiments(client)]
         controls: dict[str, str] = {}
         records, left_out = [], Counter[str]()
@@ -177,6 +178,18 @@ def read_store(client: MlflowClient, uri: str) -> Store:
     for record in records:
         record["control"] = controls.get(record.pop("parent")) or None
     return Store(as_table(records), dict(sorted(left_out.items())))
+
+
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Pause Python's collector: it would look again and again through the many small objects of MLflow's answer."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def read_runs(client: MlflowClient, uri: str) -> pd.DataFrame:
@@ -205,30 +218,13 @@ def as_table(records: list[dict[str, Any]]) -> pd.DataFrame:
         table[column] = table[column].map(_integer).astype("Int64")
     for column in ("started", "ended"):
         table[column] = pd.to_datetime(table[column].astype("Int64"), unit="ms", utc=True, errors="coerce")
-    return table.astype(dict.fromkeys([*METRICS, *more], "float64"))
+    # A copy is of one piece: pandas warns of what is put together column by column.
+    return table.astype(dict.fromkeys([*METRICS, *more], "float64")).copy()
 
 
 def _integer(value: object) -> int | None:
     """Return a fold or a seed; None for what is none."""
     return int(str(value)) if re.fullmatch(r"-?[0-9]{1,18}", str(value)) else None
-
-
-def read_history(client: MlflowClient, uri: str, run_id: str, metric: str) -> pd.DataFrame:
-    """Return the logged values of one metric: columns `step` (int) and `value` (float), by step.
-
-    A step logged twice (a resumed run) keeps the later value. Empty where the run has no such metric.
-    """
-    with translated(uri):
-        history = client.get_metric_history(run_id, metric)
-    entries = sorted((entry.step, entry.timestamp, _unbounded(entry.value)) for entry in history)
-    table = pd.DataFrame(entries, columns=["step", "timestamp", "value"])
-    # Without entries pandas would not know that these are numbers.
-    table = table.astype({"step": "int64", "value": "float64"})
-    return table.drop_duplicates("step", keep="last")[["step", "value"]].reset_index(drop=True)
-
-
-def _unbounded(value: float) -> float:
-    return math.copysign(math.inf, value) if abs(value) > _LARGEST else value
 
 
 def _experiments(client: MlflowClient) -> Iterator[Any]:

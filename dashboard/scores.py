@@ -22,6 +22,11 @@ class Score:
     lower: bool = False
     decimals: int | None = 3
 
+    @property
+    def relative(self) -> bool:
+        """Return whether a difference is said in per cent too: a score whose size depends on the data."""
+        return self.decimals is None
+
     def at(self, horizon: int) -> Score:
         """Return the same score of predictions `horizon` frames ahead alone."""
         words = f"{horizon} frame{'' if horizon == 1 else 's'} ahead"
@@ -42,7 +47,7 @@ PSNR = Score(
     "test/psnr_db",
     "PSNR (test, dB)",
     "PSNR (dB)",
-    "Peak signal-to-noise ratio, mean over frames, data range 1",
+    "Peak signal-to-noise ratio, data range 1: mean of each frame's dB, so nearly still frames weigh most",
     False,
     2,
 )
@@ -53,7 +58,7 @@ LPIPS = Score("test/lpips", "LPIPS (test)", "LPIPS", "Learned perceptual distanc
 FRECHET = Score("test/frechet", "Frechet distance (test)", "Frechet", "Frechet distance of clip features", True, None)
 OF_TASK = {
     "action_recognition": (TOP1, TOP5, LOSS),
-    "future_frames": (PSNR, MSE, SSIM, MSE_SUM, LPIPS, FRECHET),
+    "future_frames": (MSE, PSNR, SSIM, MSE_SUM, LPIPS, FRECHET),
 }
 TASKS = {"action_recognition": "Action recognition", "future_frames": "Future frames"}
 BASELINES = {"copy_last": "copy the last frame", "mean_last": "mean of the last frames"}

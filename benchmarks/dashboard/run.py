@@ -141,8 +141,13 @@ def measure(store: Path, repeats: int) -> dict:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         for _ in range(repeats):
+            begun = time.perf_counter()
             with served(store) as (address, server):
-                visit(browser.new_page(viewport={"width": 1280, "height": 1400}), address, server, times, memory_mib)
+                page = browser.new_page(viewport={"width": 1280, "height": 1400})
+                times.setdefault("command answers", []).append(time.perf_counter() - begun)
+                visit(page, address, server, times, memory_mib)
+                whole = times["command answers"][-1] + times["first page"][-1]
+                times.setdefault("command to first page", []).append(whole)
         browser.close()
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True, cwd=HERE

@@ -11,6 +11,7 @@ from dashboard import cached, chosen_runs, display, downloads, tables
 from dashboard.filters import Selection, select_runs
 from dashboard.names import code
 from dashboard.palette import Palette
+from dashboard.scores import PSNR, Score
 
 
 def draw(uri: str) -> None:
@@ -23,29 +24,35 @@ def draw_comparison(runs: pd.DataFrame) -> None:
     """Draw the page for a store with at least one run."""
     selection = select_runs(runs)
     palette = Palette(selection.scope)
-    table = tables.comparison_table(selection.with_control, selection.control, selection.score)
-    table = table[table["line"].isin(selection.chosen["line"])].reset_index(drop=True)
+    table = cached.comparison_table(
+        selection.with_control, selection.control, selection.score, lines=selection.lines, common=selection.common
+    )
     draw_table(selection, table, palette)
-    draw_runs(selection)
+    with st.container(key="below"):
+        draw_runs(selection)
 
 
 def draw_table(selection: Selection, table: pd.DataFrame, palette: Palette) -> None:
     """Draw the comparison table, what its lines share, which runs it leaves out, and its files."""
     shared = tables.constant_settings(table)
     st.caption(" · ".join(f"{display.header(key, selection.score)[0]} {code(value)}" for key, value in shared.items()))
-    columns = display.shown_columns(table, selection.score)
+    shown, score = display.scaled(table, selection.score)
+    columns = display.shown_columns(shown, score)
     st.dataframe(
-        display.styled(table, palette, selection.score),
+        display.styled(shown, palette, score),
         hide_index=True,
-        column_config={column: _column(column, selection) for column in columns},
+        column_config={column: _column(column, score) for column in columns},
         key="comparison_table",
+        placeholder="–",
     )
     st.caption(
         "Mean ± standard deviation over folds, seeds averaged within each fold (over seeds where there is one fold). "
         f"Δ: difference to {_named(selection)} over the folds and seeds that both have, with its 95 % interval "
-        "(from three folds, or three seeds of one fold)."
+        f"(from three folds, or three seeds of one fold).{_said(selection.score)}"
     )
-    remarks = tables.remarks(selection.with_control, selection.control, selection.score)
+    remarks = tables.remarks(
+        selection.with_control, selection.control, selection.score, lines=selection.lines, common=selection.common
+    )
     if remarks:
         st.warning("  \n".join(remarks))
     draw_downloads(selection, table)
@@ -55,8 +62,14 @@ def _named(selection: Selection) -> str:
     return code(selection.control_name) if isinstance(selection.control, str) else selection.control_name
 
 
-def _column(column: str, selection: Selection) -> Any:
-    title, explanation = display.header(column, selection.score)
+def _said(score: Score) -> str:
+    if not score.metric.startswith(PSNR.metric):
+        return ""
+    return " PSNR: the mean of each frame's dB, so nearly still frames weigh most; MSE weighs every pixel alike."
+
+
+def _column(column: str, score: Score) -> Any:
+    title, explanation = display.header(column, score)
     text = column in ("swatch", "line", "lmin", "videos", "id_hash", *tables.LINE)
     kind = st.column_config.TextColumn if text else st.column_config.NumberColumn
     return kind(title, help=explanation, width=display.WIDTHS_PX.get(column))
@@ -67,7 +80,8 @@ def draw_downloads(selection: Selection, table: pd.DataFrame) -> None:
     with st.container(horizontal=True):
         for kind, text in (("csv", downloads.csv), ("LaTeX", downloads.latex_table)):
             name = f"comparison.{'tex' if kind == 'LaTeX' else kind}"
-            st.download_button(f"Download {kind}", text(table, selection.score), name, key=f"download_{kind}")
+            given = (table, selection.score) if kind == "csv" else display.scaled(table, selection.score)
+            st.download_button(f"Download {kind}", text(*given), name, key=f"download_{kind}")
 
 
 def draw_runs(selection: Selection) -> None:

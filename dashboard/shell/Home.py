@@ -23,7 +23,10 @@ STYLE = (
     # Streamlit's own small print is too pale to read well: 3.5 to 1 on white.
     "[data-testid=stCaptionContainer], [data-testid=stCaptionContainer] * {color: #555; opacity: 1} "
     ".stMarkdown code {color: inherit} "
-    "@media (max-width: 640px) {.stMainBlockContainer {padding: 4rem 1rem 3rem}}"
+    "@media (max-width: 640px) {.stMainBlockContainer {padding: 4rem 1rem 3rem} "
+    # A telephone shows the table first, then the seven boxes, then the list of runs.
+    "[data-testid=stLayoutWrapper]:has(> .st-key-filters) {order: 1} "
+    "[data-testid=stLayoutWrapper]:has(> .st-key-below) {order: 2}}"
 )
 PAGES = {  # module in dashboard/pages and address: title. No icons: a browser would fetch them from Google
     "compare": "Compare",

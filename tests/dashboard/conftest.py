@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from dashboard_store import fill_demo, fill_frames, fill_hostile, plant_metric_keys, uri_of
+from dashboard_store import fill_demo, fill_frames, fill_hostile, fill_uneven, plant_metric_keys, uri_of
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +20,12 @@ def _stores(tmp_path_factory):
         # MLflow 3.17 configures its tables with a loader that SQLAlchemy 2.1 deprecates; raised once a process.
         warnings.filterwarnings("ignore", message=".*``noload`` loader strategy")
         MlflowClient(uri_of(folder / "bare.db")).search_experiments()
-    for name, fill in (("demo", fill_demo), ("frames", fill_frames), ("hostile", fill_hostile)):
+    for name, fill in (
+        ("demo", fill_demo),
+        ("frames", fill_frames),
+        ("uneven", fill_uneven),
+        ("hostile", fill_hostile),
+    ):
         shutil.copy(folder / "bare.db", folder / f"{name}.db")
         fill(MlflowClient(uri_of(folder / f"{name}.db")))
     plant_metric_keys(folder / "hostile.db")
@@ -37,6 +42,12 @@ def demo_db(_stores, tmp_path):
 def frames_db(_stores, tmp_path):
     """Return a database that holds the future-frames runs of `dashboard_store.MSE`."""
     return shutil.copy(_stores / "frames.db", tmp_path / "mlflow.db")
+
+
+@pytest.fixture(scope="session")
+def uneven_db(_stores):
+    """Return the database of `dashboard_store.fill_uneven`. Only to be read."""
+    return _stores / "uneven.db"
 
 
 @pytest.fixture

@@ -145,6 +145,22 @@ def fill_frames(client: MlflowClient) -> None:
             write_frames_run(client, experiment, row, fold, seed)
 
 
+EASY = "easy fold only"
+FOLD_EFFECT = {0: 0.0, 1: -0.4, 2: -0.5}  # fold 0 is easy
+VARIANTS = 12  # rows of one rule and wiring
+
+
+def fill_uneven(client: MlflowClient) -> None:
+    """Write a comparison of many rows of one wiring, whose last row has run on the easy fold alone so far."""
+    experiment = client.create_experiment("uneven", artifact_location="mlartifacts")
+    tops = {"exact": 0.9, **{f"variant {number}": 0.79 + 0.005 * number for number in range(1, VARIANTS + 1)}}
+    for row, top1 in {**tops, EASY: 0.78}.items():
+        for fold, effect in FOLD_EFFECT.items():
+            if row != EASY or fold == 0:
+                like = "exact" if row == "exact" else "skip-sideways"
+                write_run(client, experiment, like, fold, 0, row=row, top1=top1 + effect, comparison="uneven")
+
+
 HOSTILE = (
     "<img src=x onerror=document.title='owned'><script>document.title='owned'</script>",
     "**bold** [link](https://evil.test) $x^2$ :red[colour] :smile: `code` ![](https://evil.test/a.png)",

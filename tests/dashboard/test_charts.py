@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from dashboard import charts, display
 from dashboard.filters import COSTS
-from dashboard.palette import COLOURS, SHAPES, Palette, family
-from dashboard.scores import TOP1
+from dashboard.palette import COLOURS, MARKS, Palette, family
+from dashboard.scores import BASELINES, MSE, TOP1
 
 LINES = ["exact", "sideways"]
 TABLE = pd.DataFrame(
@@ -44,9 +46,9 @@ def scatter(table=TABLE):
     return charts.score_against_cost(known, TWO, TOP1, "latency/tick_ms").to_dict()
 
 
-def test_a_rule_has_one_colour_in_every_chart_and_every_table():
-    curves = pd.DataFrame({"line": ["sideways"], "x": [1.0], "mean": [0.5], "low": [0.4], "high": [0.6], "runs": [2]})
-    drawn = charts.learning_curves(curves, TWO, "val/top1", "step").to_dict()
+def test_a_rule_has_one_colour_in_every_chart():
+    stages = pd.DataFrame({"line": ["sideways"], "stage": [1], "mean": [0.5], "std": [0.1]})
+    drawn = charts.cost_by_stage(stages, TWO, "Peak memory (MiB)").to_dict()
     assert scale_of(drawn, "color") == {"sideways": COLOURS["sideways"]}
     assert scale_of(scatter(), "color") == {"exact": COLOURS["backprop_shifted"], "sideways": COLOURS["sideways"]}
 
@@ -58,20 +60,47 @@ def test_what_a_row_is():
     assert family("<b>", None) == "other"
 
 
-def test_a_filter_and_other_rows_change_no_look():
-    few = palette_of(("a", "sideways", "dense"))
-    many = palette_of(("0", "sideways", "concat"), ("a", "sideways", "dense"), ("b", "backprop_shifted", "dense"))
-    assert few.colour("a") == many.colour("a")
-    assert few.shape("a") == many.shape("a") == many.shape("b")
-    assert few.dash("a") == many.dash("a")
+def look(palette, line):
+    return palette.colour(line), palette.shape(line), tuple(palette.dash(line))
 
 
-def test_rows_of_one_rule_and_wiring_differ_in_marker_and_dash():
-    names = [f"row {number}" for number in range(len(SHAPES))]
-    palette = palette_of(*((name, "sideways", "chain") for name in names))
-    assert (
-        len({palette.shape(name) for name in names}) == len({tuple(palette.dash(name)) for name in names}) == len(names)
-    )
+CONFIGS = sorted((Path(__file__).parents[2] / "app" / "configs" / "comparisons").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_rows_of_every_comparison_differ_and_keep_their_looks_as_rows_come(path):
+    rows = []
+    for row in yaml.safe_load(path.read_text())["rows"]:
+        given = row["overrides"]["model.init_args"]
+        rows.append((row["name"], given["rule"], given.get("wiring", "residual")))
+    rows += [(title, name, None) for name, title in BASELINES.items()]
+    whole = palette_of(*rows)
+    assert len({look(whole, line)[1:] for line, *_ in rows}) == len(rows)  # also without colour
+    marked = {look(whole, line)[:2] for line, *_ in rows}
+    assert len(marked) == len(rows)  # also where no dash is drawn
+    for number in range(1, len(rows)):
+        for given in (rows[:number], rows[number:]):
+            some = palette_of(*given)
+            assert all(look(some, line) == look(whole, line) for line, *_ in given)
+
+
+def test_rows_of_no_known_name_differ_too():
+    names = [f"variant {number}" for number in range(40)]
+    palette = palette_of(*((name, "sideways", "dense") for name in names))
+    assert len({look(palette, name) for name in names}) == len(names)
+
+
+def test_a_row_of_two_data_sets_keeps_colour_and_marker():
+    lines = [(f"sideways · {name}", "sideways", "sideways", "chain") for name in "de"]
+    palette = Palette(pd.DataFrame(lines, columns=COLUMNS))
+    first, second = (look(palette, line) for line, *_ in lines)
+    assert first[:2] == second[:2]
+    assert first != second
+
+
+def test_every_marker_has_a_letter_and_baselines_have_colours_of_their_own():
+    assert len(set(MARKS.values())) == len(MARKS) == 16
+    assert len({COLOURS[name] for name in ("copy_last", "mean_last", "frozen")}) == 3
 
 
 @pytest.mark.parametrize("colour", sorted(set(COLOURS.values())))
@@ -88,6 +117,38 @@ def test_error_bars_are_one_standard_deviation_and_lines_without_a_result_are_le
     assert (points[0]["y_low"], points[0]["y_high"]) == pytest.approx((0.88, 0.92))
     assert (points[0]["x_low"], points[0]["x_high"]) == pytest.approx((1.9, 2.1))
     assert points[1]["x_low"] == points[1]["x_high"] == 1.0
+
+
+def test_what_trains_nothing_is_a_line_across_with_its_name():
+    levels = pd.DataFrame({"line": ["copy the last frame"], "test/top1": [0.5]})
+    palette = palette_of(
+        ("exact", "backprop_shifted", "residual"),
+        ("sideways", "sideways", "chain"),
+        ("copy the last frame", "copy_last", None),
+    )
+    table = TABLE.assign(front=False)
+    spec = charts.score_against_cost(table, palette, TOP1, "latency/tick_ms", levels).to_dict()
+    drawn = [layer for layer in spec["layer"] for layer in layer.get("layer", [layer])]
+    assert [layer["mark"]["color"] for layer in drawn if layer["mark"]["type"] == "text"] == [COLOURS["copy_last"]]
+    assert "copy the last frame: 0.5 without training" in spec["description"]
+
+
+def test_a_loss_is_called_a_loss():
+    """Future frames have no cross-entropy."""
+    assert charts.TITLES["train/loss"] == "Loss (training)"
+    assert charts.TITLES["val/loss"] == "Loss (validation)"
+
+
+def test_a_small_score_is_shown_in_a_unit_with_three_figures():
+    table = pd.DataFrame({"test/mse": [0.00046, 0.0012], "test/mse std": 0.0001, "difference": [-0.000012, 0.0007]})
+    shown, score = display.scaled(table, MSE)
+    assert score.short == "MSE ×10⁻⁶"
+    assert shown["test/mse"].tolist() == pytest.approx([460, 1200])
+    shown, score = display.scaled(table * 3, MSE)
+    assert score.short == "MSE ×10⁻³"
+    assert display.score_decimals(score, shown) == 2
+    assert display.difference_decimals(score, shown) == 3
+    assert display.scaled(table.rename(columns={"test/mse": "test/top1"}), TOP1)[1] == TOP1
 
 
 def test_axes_are_titled_with_units_and_the_chart_is_said_in_words():

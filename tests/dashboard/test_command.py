@@ -62,6 +62,41 @@ def test_the_page_is_found_from_anywhere():
     assert home_page().is_file()
 
 
+# Runs `main`, but where it would serve only prints what another thread imported and what is not imported yet.
+WATCHED = """
+import sys, threading, time
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if threading.current_thread() is not threading.main_thread():
+            late.append(name)
+        if name.startswith('pandas.core'):
+            time.sleep(0.001)  # so that another thread would come between
+late = []
+sys.meta_path.insert(0, Watch())
+sys.setswitchinterval(1e-5)
+import app.dashboard
+def serve(host, port, *, browser):
+    missing = [name for name in app.dashboard.NEEDED if name not in sys.modules]
+    print('late', late, 'missing', missing)
+    before = set(sys.modules)
+    from dashboard.runs import tracking_uri
+    from dashboard import cached
+    cached.runs(tracking_uri()), __import__('pandas').DataFrame({'a': [1]}).style
+    print('later', sorted(name for name in set(sys.modules) - before if name.startswith(('pandas', 'dashboard'))))
+    return 0
+app.dashboard.serve = serve
+sys.exit(app.dashboard.main(sys.argv[1:]))
+"""
+
+
+def test_everything_is_imported_by_one_thread_before_anything_is_served(demo_db, free_port):
+    """A thread beside the page's own imports left `pandas` half made: the first visit showed an ImportError."""
+    arguments = ["--port", str(free_port), "--tracking-uri", f"sqlite:///{demo_db}"]
+    done = subprocess.run([sys.executable, "-c", WATCHED, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == ["late [] missing []", "later []"]
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_on_loopback_and_ends_cleanly(how, tmp_path, free_port):
     arguments = ["--port", str(free_port), "--no-browser", "--tracking-uri", f"sqlite:///{tmp_path}/none.db"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
-from dashboard_store import TOP1, table_of, uri_of, write_frames_run, write_run
+from dashboard_store import EASY, TOP1, table_of, uri_of, write_frames_run, write_run
 from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
 from streamlit.util import calc_hash
 
@@ -22,7 +24,7 @@ def widget(page, key):
 
 
 def test_the_table_has_the_figures_of_the_store(open_page, demo_db):
-    page = open_page(uri_of(demo_db))
+    page = open_page(uri_of(demo_db), common="off")
     table = table_of(page)
     assert sorted(table.index) == sorted(TOP1)
     exact, frozen = table.loc["exact"], table.loc["frozen"]
@@ -46,7 +48,7 @@ def test_the_control_is_the_comparison_s_and_the_failed_run_is_said_and_listed(o
 
 
 def test_the_address_chooses_rows_control_and_score(open_page, demo_db):
-    page = open_page(uri_of(demo_db), rows=["exact", "sideways"], control="frozen", score="test/loss")
+    page = open_page(uri_of(demo_db), rows=["exact", "sideways"], control="frozen", score="test/loss", common="off")
     table = table_of(page)
     # a loss: the least first
     assert table.index.tolist() == ["exact", "sideways"]
@@ -63,6 +65,7 @@ def test_every_choice_is_in_the_address(open_page, demo_db):
         "comparison": "demo",
         "control": "skip-sideways",
         "score": "test/top1",
+        "common": "on",
     }
     widget(page, "rows").set_value(["exact"]).run()
     assert page.query_params["rows"] == "exact"
@@ -76,7 +79,7 @@ def test_an_address_with_a_row_that_is_gone_still_opens(open_page, demo_db):
 def test_data_sets_are_chosen_and_not_mixed(open_page, demo_db):
     client = open_store(uri_of(demo_db))
     write_run(client, client.create_experiment("w"), "exact", 0, 0, dataset="weizmann", comparison=None, top1=0.5)
-    page = open_page(uri_of(demo_db), dataset="moving_digits")
+    page = open_page(uri_of(demo_db), dataset="moving_digits", common="off")
     assert table_of(page).loc["exact", "test/top1"] == pytest.approx(0.91)
     widget(page, "dataset").set_value("weizmann").run()
     assert not page.exception
@@ -89,7 +92,7 @@ def test_a_link_that_names_a_comparison_alone_opens_its_data_set(open_page, demo
     client = open_store(uri_of(demo_db))
     write_run(client, client.create_experiment("w"), "exact", 0, 0, dataset="weizmann", comparison="w", top1=0.5)
     assert widget(open_page(uri_of(demo_db)), "dataset").value == "weizmann"
-    page = open_page(uri_of(demo_db), comparison="demo")
+    page = open_page(uri_of(demo_db), comparison="demo", common="off")
     assert widget(page, "dataset").value == "moving_digits"
     assert widget(page, "comparison").value == "demo"
     assert table_of(page).loc["exact", "test/top1"] == pytest.approx(0.91)
@@ -136,7 +139,7 @@ def test_runs_of_other_projects_and_versions_are_said_and_not_shown(open_page, d
     client.create_run(other, tags={"kind": "of theirs"})
     for version in ("0", "99", "x", None):
         write_run(client, other, "exact", 0, 0, schema_version=version)
-    page = open_page(uri_of(demo_db))
+    page = open_page(uri_of(demo_db), common="off")
     assert table_of(page).loc["exact", "runs"] == 3
     assert page.caption[-1].value == (
         "This store holds other runs that are not shown: "
@@ -168,7 +171,7 @@ def test_an_absent_server_is_said_in_words(open_page, monkeypatch):
 
 
 def test_reload_shows_a_run_that_has_come_since(open_page, demo_db):
-    page = open_page(uri_of(demo_db))
+    page = open_page(uri_of(demo_db), common="off")
     client = open_store(uri_of(demo_db))
     write_run(client, client.get_experiment_by_name("demo").experiment_id, "exact", 1, 1, top1=0.5)
     next(button for button in page.button if button.label == "Reload").click().run()
@@ -194,7 +197,7 @@ def test_all_data_sets_stand_in_one_table_each_with_its_own_control(open_page, d
 
 def test_future_frames_have_their_scores_baselines_and_horizons(open_page, frames_db):
     page = open_page(uri_of(frames_db))
-    assert widget(page, "score").value == "test/psnr_db"
+    assert widget(page, "score").value == "test/mse"
     table = table_of(page)
     assert table.index.tolist() == [
         "exact",
@@ -205,14 +208,13 @@ def test_future_frames_have_their_scores_baselines_and_horizons(open_page, frame
     ]
     assert table.loc["sideways", "lmin"] == "6"
     assert table.loc["exact", "runs"] == 3
-    widget(page, "score").set_value("test/mse").run()
-    table = table_of(page)
-    assert table.index[0] == "exact"
-    assert table.loc["copy the last frame", "difference"] == pytest.approx(0.016 - 0.011)
-    assert "0.0120 ± 0.0010" in shown_texts(page)
+    # in thousandths, as the header says
+    assert table.loc["copy the last frame", "difference"] == pytest.approx(16 - 11)
+    assert {"12.0 ± 1.0", "+1.0 [+1.0, +1.0]", "+45.5 [+33.3, +60.0]"} <= shown_texts(page)
+    assert '"label": "MSE ×10⁻³"' in json.dumps(json.loads(page.dataframe[0].proto.columns), ensure_ascii=False)
     widget(page, "horizon").set_value("1").run()
     assert not page.exception
-    assert table_of(page).loc["skip-sideways", "test/mse_1"] == pytest.approx(0.8 * 0.012)
+    assert table_of(page).loc["skip-sideways", "test/mse_1"] == pytest.approx(0.8 * 12)
     assert page.query_params["horizon"] == "1"
     assert not page.warning
 
@@ -233,3 +235,35 @@ def test_a_choice_goes_along_to_the_next_page(open_page, demo_db):
     assert not page.exception
     assert sorted(page.dataframe[0].value["Row"]) == ["exact", "sideways"]
     assert page.query_params["rows"] == ["exact", "sideways"]
+
+
+def test_an_easy_fold_alone_makes_no_row_look_best(open_page, uneven_db):
+    """By the means of all runs the row on the easy fold leads; on the fold that all have it is the last."""
+    page = open_page(uri_of(uneven_db))
+    means = table_of(page)
+    assert means.index[-1] == EASY
+    assert means["folds"].unique().tolist() == [1]
+    assert means.loc[EASY, "difference"] == pytest.approx(
+        means.loc[EASY, "test/top1"] - means.loc["exact", "test/top1"]
+    )
+    assert f"fewer have: `{EASY}` (1)" in page.warning[0].value
+    page = open_page(uri_of(uneven_db), common="off")
+    assert table_of(page).index[0] == EASY
+    assert "their means and their order do not compare" in page.warning[0].value
+    page = open_page(uri_of(uneven_db), "cost", cost="latency/tick_ms")
+    assert page.dataframe[0].value.set_index("Row").loc[EASY, "Top-1"] == "0.780"
+    assert page.dataframe[0].value.set_index("Row").loc["exact", "Top-1"] == "0.900"
+    page = open_page(uri_of(uneven_db), rows=["exact", "variant 1"])
+    assert not [each for each in page.toggle if each.key == "common"]  # all of these have the same folds
+
+
+def test_missing_cells_read_as_a_dash(open_page, frames_db):
+    page = open_page(uri_of(frames_db))
+    assert page.dataframe[0].proto.placeholder == "–"
+
+
+def test_the_second_look_at_the_same_table_computes_nothing(open_page, demo_db, monkeypatch):
+    page = open_page(uri_of(demo_db))
+    monkeypatch.setattr("dashboard.tables.comparison_table", lambda *given, **choice: pytest.fail("computed again"))
+    page.run()
+    assert not page.exception

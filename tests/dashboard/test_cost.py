@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pandas as pd
 import pytest
-from dashboard_store import uri_of
+from dashboard_store import uri_of, write_run
 
 from dashboard.pages.cost import by_stage
 from dashboard.pareto import front
+from dashboard.runs import open_store
 
 POINTS = pd.DataFrame({"score": [0.9, 0.8, 0.8, 0.7, 0.9, math.nan], "cost": [3.0, 1.0, 2.0, 1.0, 3.0, 0.1]})
 
@@ -31,7 +33,7 @@ def test_stages_are_averaged_over_the_runs_of_a_line():
 
 
 def test_the_page_names_the_front_of_accuracy_against_latency(open_page, demo_db):
-    page = open_page(uri_of(demo_db), "cost", cost="latency/tick_ms")
+    page = open_page(uri_of(demo_db), "cost", cost="latency/tick_ms", common="off")
     assert [chart.type for chart in page.get("vega_lite_chart")] == ["vega_lite_chart"]
     listed = page.dataframe[0].value.set_index("Row")
     assert listed["Pareto front"].to_dict() == {
@@ -48,8 +50,22 @@ def test_future_frames_by_psnr_and_by_stage(open_page, frames_db):
     page = open_page(uri_of(frames_db), "cost", score="test/mse", cost="train/frames_per_second")
     assert len(page.get("vega_lite_chart")) == 2
     listed = page.dataframe[0].value.set_index("Row")
+    assert listed.columns[0] == "Pareto front"
     assert "copy the last frame" not in listed.index  # it trains nothing
+    drawn = json.loads(page.get("vega_lite_chart")[0].proto.spec)
+    assert "copy the last frame: 0.016 without training" in drawn["description"]
     assert listed["Pareto front"].to_dict() == {"exact": "yes", "skip-sideways": "yes", "sideways": "yes"}
+
+
+def test_rows_without_the_cost_are_named(open_page, demo_db):
+    client = open_store(uri_of(demo_db))
+    run_id = write_run(
+        client, client.create_experiment("x"), "sideways", 0, 0, top1=None, row="no cost", status="RUNNING"
+    )
+    client.log_metric(run_id, "test/top1", 0.5)
+    client.set_terminated(run_id)
+    page = open_page(uri_of(demo_db), "cost", cost="latency/tick_ms")
+    assert any("Without this cost, so left out: `no cost`." in caption.value for caption in page.caption)
 
 
 def test_a_cost_that_no_run_has_is_said(open_page, frames_db):

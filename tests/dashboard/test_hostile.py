@@ -8,8 +8,9 @@ import re
 import pytest
 from dashboard_store import HOSTILE, uri_of
 
+from dashboard.histories import read_timed_history
 from dashboard.names import LONGEST
-from dashboard.runs import open_store, read_history, read_store
+from dashboard.runs import open_store, read_store
 
 
 @pytest.mark.parametrize("name", ["compare", "cost", "frames", "learning", "run"])
@@ -40,7 +41,7 @@ def test_what_is_read_is_clean_bounded_and_finite(hostile_db):
 def test_an_infinite_loss_reads_as_infinite(hostile_db):
     client = open_store(uri_of(hostile_db))
     run_id = read_store(client, uri_of(hostile_db)).runs.query("seed == 0")["run_id"].iloc[0]
-    assert math.inf in read_history(client, uri_of(hostile_db), run_id, "train/loss")["value"].tolist()
+    assert math.inf in read_timed_history(client, uri_of(hostile_db), run_id, "train/loss")["value"].tolist()
 
 
 def test_at_most_so_many_runs_are_read(demo_db, monkeypatch):

@@ -9,7 +9,9 @@ import sys
 import pytest
 from dashboard_store import TOP1, uri_of, write_run
 
-from dashboard.runs import StoreMissing, StoreUnreachable, open_store, read_history, read_runs, tracking_uri
+from dashboard.baselines import with_baselines
+from dashboard.histories import read_timed_history
+from dashboard.runs import StoreMissing, StoreUnreachable, as_table, open_store, read_runs, tracking_uri
 
 
 def runs_of(database):
@@ -63,10 +65,10 @@ def test_history_is_by_step_and_keeps_the_later_of_two(demo_db):
     client = open_store(uri_of(demo_db))
     run_id = runs_of(demo_db).query("row == 'exact' and fold == 0 and seed == 0")["run_id"].item()
     client.log_metric(run_id, "val/top1", 0.5, timestamp=9, step=20)
-    history = read_history(client, uri_of(demo_db), run_id, "val/top1")
+    history = read_timed_history(client, uri_of(demo_db), run_id, "val/top1")
     assert history["step"].tolist() == list(range(0, 100, 10))
     assert history.loc[history["step"] == 20, "value"].item() == 0.5
-    assert read_history(client, uri_of(demo_db), run_id, "no/such").empty
+    assert read_timed_history(client, uri_of(demo_db), run_id, "no/such").empty
 
 
 def test_a_missing_database_is_reported_and_not_created(tmp_path):
@@ -101,6 +103,14 @@ def test_the_file_store_mlflow_refuses_is_reported(tmp_path):
     with pytest.raises(StoreUnreachable):
         open_store(str(tmp_path / "mlruns"))
     assert not (tmp_path / "mlruns").exists()
+
+
+def test_many_metrics_make_a_table_of_one_piece():
+    """Column by column, pandas warned on the first visit of a store of future frames."""
+    metrics = {f"test/{base}mse_{k}": 0.1 for base in ("", "copy_last/", "mean_last/") for k in range(1, 60)}
+    runs = with_baselines(as_table([{"run_id": "1", "status": "FINISHED", "row": "a", **metrics}]))
+    assert runs["row"].tolist() == ["a", "copy the last frame", "mean of the last frames"]
+    assert runs["test/mse_59"].tolist() == [0.1] * 3
 
 
 def test_tracking_uri(monkeypatch):

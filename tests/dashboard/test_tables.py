@@ -8,6 +8,7 @@ import pytest
 
 from dashboard import tables
 from dashboard.runs import as_table
+from dashboard.scores import MSE
 
 BASE = {
     "status": "FINISHED",
@@ -67,7 +68,10 @@ def test_differences_are_paired_and_unpaired_runs_are_said():
     assert line["difference"] == pytest.approx(0.15)
     assert line["pairs"] == 2
     assert math.isnan(line["low"])
-    assert tables.remarks(runs, "b") == ["`a`: 1 of 3 runs have no run of `b` on the same data, fold and seed."]
+    assert tables.remarks(runs, "b") == [
+        "Not all rows have the same folds and seeds: their means and their order do not compare.",
+        "`a`: 1 of 3 runs have no run of `b` on the same data, fold and seed.",
+    ]
 
 
 def test_three_folds_have_an_interval_around_the_difference():
@@ -199,3 +203,70 @@ def test_no_runs_have_no_control_and_an_empty_table():
     runs = make_runs(FROZEN).iloc[:0]
     assert tables.default_control(runs) is None
     assert tables.comparison_table(runs, None).empty
+
+
+# Fold 0 is easy. b beats a on it, and has the hard fold too.
+UNEVEN = [("a", 0, 0, 0.8), ("b", 0, 0, 0.9, EXACT), ("b", 1, 0, 0.5, EXACT)]
+
+
+def test_on_common_cells_the_order_turns_round():
+    runs = make_runs(*UNEVEN)
+    assert tables.cells_differ(runs, {"a", "b"})
+    assert not tables.cells_differ(runs, {"b"})
+    assert tables.comparison_table(runs, "b")["line"].tolist() == ["a", "b"]
+    table = tables.comparison_table(runs, "b", common=True)
+    assert table["line"].tolist() == ["b", "a"]
+    assert table["test/top1"].tolist() == [0.9, 0.8]
+    assert line_of(table, "a")["difference"] == pytest.approx(-0.1)
+    assert tables.remarks(runs, "b", common=True) == [
+        "Only the 1 of 2 folds and seeds that all rows have; fewer have: `a` (1)."
+    ]
+
+
+def test_rows_without_a_common_cell_keep_all_theirs_and_are_said():
+    runs = make_runs(("a", 0, 0, 0.8), ("b", 1, 0, 0.9, EXACT), ("c", 1, 0, math.nan, {"status": "RUNNING"}))
+    table = tables.comparison_table(runs, "b", common=True)
+    assert table["test/top1"].dropna().tolist() == [0.9, 0.8]
+    assert tables.remarks(runs, "b", common=True)[0] == (
+        "The rows of `d · c` have no fold and seed in common: their means do not compare."
+    )
+
+
+def test_each_data_set_has_its_own_common_cells():
+    other = {"dataset": "e", "data_hash": "i"}
+    runs = make_runs(*UNEVEN, ("a", 5, 0, 0.3, other), ("b", 5, 0, 0.2, EXACT | other))
+    table = tables.comparison_table(runs, tables.own_controls(runs), common=True)
+    assert table["line"].tolist() == ["b · d", "a · d", "a · e", "b · e"]  # by data set, then best first
+    assert table["runs"].tolist() == [1, 1, 1, 1]
+
+
+def test_lines_are_told_apart_by_as_few_settings_as_can_be():
+    """Data set, split, network and comparison differ together: the data set alone tells."""
+    other = {"dataset": "e", "split": "t", "network": "big", "comparison": "x", "views": "3"}
+    runs = make_runs(("a", 0, 0, 0.1), ("a", 0, 0, 0.2, other))
+    assert runs["line"].tolist() == ["a · d", "a · e"]
+    more = make_runs(("a", 0, 0, 0.1), ("a", 0, 0, 0.2, other), ("a", 0, 0, 0.2, {**other, "network": "small"}))
+    assert more["line"].tolist() == ["a · small_cnn", "a · big", "a · small"]
+
+
+def test_a_run_without_a_fold_is_another_cell_than_fold_0():
+    runs = make_runs(("a", None, "0", 0.2), ("a", "0", "0", 0.6))
+    assert line_of(tables.comparison_table(runs, None), "a")["test/top1"] == pytest.approx(0.4)
+
+
+def test_the_relative_difference_is_of_scores_whose_size_depends_on_the_data():
+    runs = make_runs(*(("a", fold, 0, 0.3) for fold in range(3)), *(("b", fold, 0, 0.2, EXACT) for fold in range(3)))
+    runs["test/mse"] = runs["test/top1"] / 100
+    line = line_of(tables.comparison_table(runs, "b", MSE), "a")
+    assert (line["relative"], line["relative low"], line["relative high"]) == pytest.approx((0.5, 0.5, 0.5))
+    assert math.isnan(line_of(tables.comparison_table(runs, "b"), "a")["relative"])
+
+
+def test_the_control_is_not_compared_with_itself(monkeypatch):
+    asked = []
+    whole = tables.statistics.paired_difference
+    monkeypatch.setattr(tables.statistics, "paired_difference", lambda *given: asked.append(given) or whole(*given))
+    table = tables.comparison_table(make_runs(*UNEVEN), "b", lines={"a"})
+    assert (table["line"].tolist(), len(asked)) == (["a"], 1)
+    assert tables.comparison_table(make_runs(*UNEVEN), "b", lines={"b"})["difference"].tolist() == [0.0]
+    assert len(asked) == 1
