@@ -210,7 +210,7 @@ def test_future_frames_have_their_scores_baselines_and_horizons(open_page, frame
     assert table.loc["exact", "runs"] == 3
     # in thousandths, as the header says
     assert table.loc["copy the last frame", "difference"] == pytest.approx(16 - 11)
-    assert {"12.0 ± 1.0", "+1.0 [+1.0, +1.0]", "+45.5 [+33.3, +60.0]"} <= shown_texts(page)
+    assert {"12.0 ± 1.0", "+1.00 [+1.00, +1.00]", "+45.5 [+33.3, +60.0]"} <= shown_texts(page)
     assert '"label": "MSE ×10⁻³"' in json.dumps(json.loads(page.dataframe[0].proto.columns), ensure_ascii=False)
     widget(page, "horizon").set_value("1").run()
     assert not page.exception
