@@ -61,13 +61,17 @@ def gradient_norm(network: UnitNetwork | ClipNetwork, gradients: Mapping[str, Te
 
 
 def weight_change(network: UnitNetwork | ClipNetwork, start: Mapping[str, Tensor]) -> dict[int, float]:
-    """Return ||w - w_start|| / ||w_start|| of each unit, for the weights kept in `start`."""
+    """Return ||w - w_start|| / ||w_start|| of each unit, for the weights kept in `start`.
+
+    A unit that started at zero (the last one of `predict: change`) has none.
+    """
     changes: dict[int, float] = {}
     for unit in range(1, network.depth + 1):
         now = {name: p.detach() for name, p in network.unit_parameters(unit).items()}
         if names := [name for name in now if name in start]:
             before = _flat(start, names).to(next(iter(now.values())))
-            changes[unit] = ((_flat(now, names) - before).norm() / before.norm().clamp_min(1e-12)).item()
+            if length := before.norm().item():
+                changes[unit] = (_flat(now, names) - before).norm().item() / length
     return changes
 
 

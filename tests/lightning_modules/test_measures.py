@@ -68,6 +68,11 @@ def test_norm_and_weight_change(network):
     assert change[2] == 0
 
 
+def test_a_unit_that_started_at_zero_has_no_relative_change(network):
+    start = {name: torch.zeros_like(p) for name, p in network.unit_parameters(6).items()}
+    assert weight_change(network, start) == {}
+
+
 def test_exact_gradients_go_over_all_edges():
     torch.manual_seed(0)
     newest = build_network("small_cnn", wiring="concat", num_classes=3, width=0.25, gradient_edges="newest")
