@@ -31,6 +31,7 @@ HEIGHT_PX = 900
 MOST_PX = 3000  # of a page's height
 START_S = 60.0
 SETTLE_S = 1.0
+MEASURED = 6  # times at most that the height of a page is measured
 STARTS = 3
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-sync")
@@ -136,10 +137,14 @@ def photograph(
 def settle(window: Page) -> None:
     """Wait until the page is drawn, then make the window as high as its content."""
     window.wait_for_selector("h1", timeout=60_000)
-    _wait_idle(window)
-    height = window.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
-    window.set_viewport_size({"width": window.viewport_size["width"], "height": min(int(height), MOST_PX)})  # type: ignore[index]
-    _wait_idle(window)
+    height = 0
+    for _ in range(MEASURED):  # charts come one after the other, and each makes the page higher
+        _wait_idle(window)
+        content = int(window.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight"))
+        if content <= height:
+            return
+        height = content
+        window.set_viewport_size({"width": window.viewport_size["width"], "height": min(height, MOST_PX)})  # type: ignore[index]
 
 
 def _wait_idle(window: Page) -> None:
