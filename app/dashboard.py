@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import socket
 import sys
@@ -117,8 +118,12 @@ def import_pages() -> None:
 
     Two threads that import pandas or mlflow at once (a page beside this one, or two pages) meet half-made modules.
     """
-    for name in NEEDED:
-        importlib.import_module(name)
+    logging.disable(logging.WARNING)  # Streamlit warns of each cached function that no server is there yet
+    try:
+        for name in NEEDED:
+            importlib.import_module(name)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def home_page() -> Path:

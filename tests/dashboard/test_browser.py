@@ -187,7 +187,7 @@ def test_on_a_telephone_the_table_comes_before_the_boxes(server, page):
 def test_a_legend_has_as_many_columns_as_the_chart_has_room_for(server, page):
     page.goto(f"{server}/cost?common=off")
     page.wait_for_function(f"{POINTS}.join() === '4'", timeout=60_000)
-    symbols = "[...document.querySelectorAll('.role-legend-symbol path')].map(each => each.getBoundingClientRect().y)"
-    assert page.evaluate(f"new Set({symbols}.map(Math.round)).size") == 1
+    names = "[...document.querySelectorAll('.role-legend-label text')].map(each => each.getBoundingClientRect().y)"
+    assert page.evaluate(f"new Set({names}.map(Math.round)).size") == 1
     page.set_viewport_size({"width": 390, "height": 1400})
-    page.wait_for_function(f"new Set({symbols}.map(Math.round)).size > 1", timeout=20_000)
+    page.wait_for_function(f"new Set({names}.map(Math.round)).size > 1", timeout=20_000)

@@ -81,7 +81,7 @@ def serve(host, port, *, browser):
     before = set(sys.modules)
     from dashboard.runs import tracking_uri
     from dashboard import cached
-    cached.runs(tracking_uri()), __import__('pandas').DataFrame({'a': [1]}).style
+    cached.open_store(tracking_uri()), __import__('pandas').DataFrame({'a': [1]}).style
     print('later', sorted(name for name in set(sys.modules) - before if name.startswith(('pandas', 'dashboard'))))
     return 0
 app.dashboard.serve = serve
@@ -94,6 +94,7 @@ def test_everything_is_imported_by_one_thread_before_anything_is_served(demo_db,
     arguments = ["--port", str(free_port), "--tracking-uri", f"sqlite:///{demo_db}"]
     done = subprocess.run([sys.executable, "-c", WATCHED, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert done.stderr.strip() == ""
     assert done.stdout.splitlines()[-2:] == ["late [] missing []", "later []"]
 
 
