@@ -17,8 +17,8 @@ that sees frame n + 2h. Asked for the future, the unit then sees what it should 
 frame n to n + k, and an output of nothing, its gradient correlates -(x[n + k] - x[n]) with x[n + 2h] in place of x[n],
 and has the opposite sign. With `lead: s` the last unit still learns by its own target, but the gradient that it sends
 compares its output with the target of frame n + s: an old answer, but a question of the time at which it is heard.
-Targets that do not change are the same with any lead. Units still wait for no other unit; but a target k frames ahead of
-an output, or k + s, is there only once its frame is: recorded clips have it at hand, a live stream would wait for it.
+Targets that do not change are the same with any lead. Units still wait for no other unit; but a target k frames ahead
+of an output, or k + s, is there only once its frame is: recorded clips have it at hand, a live stream would wait.
 
     lead 2     output about n,  target of n      -> the last unit's own parameters
                output about n,  target of n + 2  -> message, which meets n + 2 one hop below
