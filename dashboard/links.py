@@ -36,6 +36,7 @@ if (!window.linksInPlace) {
     bare ? history.replaceState(state, title, url) : push(state, title, url);
   };
 }
+document.currentScript?.remove();
 </script>"""
 
 
