@@ -28,7 +28,7 @@ COLOURS = {  # what a row is, as `family` names it
     OTHER: "#000000",
     # what no run trains: rows of the pages on predicted frames
     "truth": "#000000",
-    "copy_last": "#00838F",
+    "copy_last": "#A67C00",
     "mean_last": "#8D4E3C",
 }
 # Vega's own markers, then paths in Vega's unit square; with the letter that stands for each in a table.

@@ -282,6 +282,5 @@ class translated:  # noqa: N801 - used as a statement: `with translated(uri):`
 
         if isinstance(error, (MlflowException, SQLAlchemyError)):
             first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise StoreUnreachable(
-                f"The tracking store {clean(self.uri)} does not answer: {clean(first_line)}"
-            ) from error
+            # The cause stands at the end of MLflow's line; the page makes plain text of it.
+            raise StoreUnreachable(f"The tracking store {clean(self.uri)} does not answer: {first_line}") from error
