@@ -116,6 +116,23 @@ class PredictedFrames(Callback):
         return merged
 
 
+class FrameTable(Callback):
+    """Prints a test's figures as a table, metric by metric, in place of Lightning's list of all of them."""
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print it, where the task predicts frames."""
+        if not (getattr(pl_module, "frame_targets", False) and trainer.is_global_zero):
+            return
+        found = {name.removeprefix("test/"): float(value) for name, value in trainer.callback_metrics.items()}
+        rows = {NETWORK: found}
+        for baseline, row in (("copy_last/", COPY), ("mean_last/", "mean last")):
+            figures = {k.removeprefix(baseline): v for k, v in found.items() if k.startswith(baseline)}
+            rows |= {row: figures} if figures else {}
+        print(table_of_scores(rows, horizons(int(pl_module.hparams["horizon"]))))
+        others = [name for name in ("lpips", "frechet") if name in found]
+        print("\n".join(f"{name:<24}{found[name]:>11.4g}" for name in others), end="\n" if others else "")
+
+
 class PredictedFrameFiles(Callback):
     """Writes every predicted clip below a folder while they are made, and prints how near they come to the truth.
 

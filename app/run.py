@@ -25,7 +25,7 @@ from app.kept_state import RandomState
 from app.one_video import remember
 from app.outcome import Outcome
 from app.parameter_count import ParameterCount
-from app.predicted_frames import PredictedFrames
+from app.predicted_frames import FrameTable, PredictedFrames
 from app.run_layout import flat, init_args, run_layout, run_name
 from app.run_logger import RunLogger
 from lightning_modules.callbacks import (
@@ -237,7 +237,7 @@ def _refuse_automatic(chosen: Mapping[str, Any]) -> None:
 
 def _measures() -> list[Callback]:
     measured = [StepTime(), StepMemory(), TickLatency(), SkippedClips()]
-    return [*measured, ClockArtifact(), ConfusionArtifact(), FrameProtocol(), PredictedFrames()]
+    return [*measured, ClockArtifact(), ConfusionArtifact(), FrameProtocol(), PredictedFrames(), FrameTable()]
 
 
 def _as_list(value: Any) -> list[Any]:

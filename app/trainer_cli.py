@@ -158,6 +158,8 @@ class SkipSidewaysCLI(LightningCLI):
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         kwargs["ckpt_path"] = self.tracked.ckpt_path
+        if subcommand == "test" and getattr(self.model, "frame_targets", False):
+            kwargs["verbose"] = False  # `FrameTable` prints the figures
         if subcommand == "predict":
             kwargs["return_predictions"] = False
             if self.video:

@@ -50,6 +50,12 @@ def test_a_run_from_fit_to_predictions(trained, mlflow_store, tmp_cwd, capfd):
     assert trained.with_name("best.ckpt").exists()  # by val/mse, the task's own
     assert main(["test", f"--ckpt_path={trained}", "--trainer.enable_progress_bar=false"]) == 0
     (run,) = runs(mlflow_store)
+    printed = capfd.readouterr().out.splitlines()
+    (line,) = [line for line in printed if line.startswith("mse this network")]
+    assert [float(cell) for cell in line.split()[-3:]] == pytest.approx(
+        [run.data.metrics[name] for name in ("test/mse_1", "test/mse_2", "test/mse")], rel=1e-3
+    )
+    assert sum(line.startswith(("ssim copy last", "ssim mean last")) for line in printed) == 2
     tags = {"task": "future_frames", "lmin": "2", "horizon": "2", "network": "small_autoencoder", "wiring": "unet"}
     assert {key: run.data.tags[key] for key in tags} == {key: run.data.params[key] for key in tags} == tags
     names = {"val/mse", "val/psnr_db", "val/copy_last/mse", "test/mse_1", "test/ssim_2", "test/mean_last/psnr_db_2"}
