@@ -41,8 +41,8 @@ from lightning_modules.metrics.frechet import feature_extractor
 from lightning_modules.metrics.lpips import NETWORKS as LPIPS_NETWORKS
 from lightning_modules.metrics.lpips import Lpips, check_pictures
 from lightning_modules.networks import UnitNetwork, build_frame_predictor
-from lightning_modules.predicted_clips import PredictedClips, on_cpu
-from lightning_modules.rules import Rule, make_rule
+from lightning_modules.predicted_clips import PredictedClips
+from lightning_modules.rules import Rule
 from lightning_modules.video_task import Batch, Inputs, VideoTask
 
 SCHEMA = 1
@@ -72,6 +72,7 @@ class FutureFrames(VideoTask):
     score_metric = "val/mse"
     score_mode = "min"
     frame_targets = True
+    rule_options = (*VideoTask.rule_options, "lead")
 
     def __init__(
         self,
@@ -107,11 +108,6 @@ class FutureFrames(VideoTask):
     def predict(self) -> str:
         """What an output says: change or frame."""
         return str(self.hparams["predict"])
-
-    def make_rule(self) -> Rule:
-        """Return the rule that `hparams` ask for, with its lead."""
-        names = ("update", "stash", "drain", "lead")
-        return make_rule(self.hparams["rule"], **{name: self.hparams[name] for name in names})
 
     def build_network(self) -> UnitNetwork:
         """Return an encoder-decoder with the channels of all predicted frames."""
@@ -260,7 +256,7 @@ class FutureFrames(VideoTask):
     def predict_step(self, batch: Batch, batch_idx: int) -> PredictedClips | None:
         """Return the clips with their predictions, in every process."""
         clips = self._evaluate(batch)
-        return clips if self.team.stages == 1 else self.team.from_output(clips and on_cpu(clips))
+        return clips if self.team.stages == 1 else self.team.from_output(clips)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last evaluation."""

@@ -6,8 +6,7 @@ Shape legend: B clips, T frames, N outputs, K horizons, C channels, H and W heig
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -63,12 +62,3 @@ class PredictedClip:
     frames: list[int]
     target_NKCHW: Tensor
     prediction_NKCHW: Tensor
-
-
-def on_cpu(clips: PredictedClips) -> PredictedClips:
-    """Return the clips with every tensor on the CPU, for another process."""
-    values: dict[str, Any] = {}
-    for field in fields(clips):
-        value = getattr(clips, field.name)
-        values[field.name] = value.cpu() if isinstance(value, Tensor) else value
-    return PredictedClips(**values)

@@ -104,6 +104,7 @@ class VideoTask(LightningModule, ABC):
 
     score_metric: ClassVar[str]  # the figure of the validation that decides which weights are best
     score_mode: ClassVar[str]  # whether the best is the largest or the smallest: max or min
+    rule_options: ClassVar[tuple[str, ...]] = ("update", "stash", "drain")  # options that the rule takes
     frame_targets: ClassVar[bool] = False  # whether outputs are compared with frames, in whatever stage they are found
 
     def __init__(
@@ -156,7 +157,7 @@ class VideoTask(LightningModule, ABC):
 
     def make_rule(self) -> Rule:
         """Return the rule that `hparams` ask for."""
-        return make_rule(self.hparams["rule"], **{name: self.hparams[name] for name in ("update", "stash", "drain")})
+        return make_rule(self.hparams["rule"], **{name: self.hparams[name] for name in self.rule_options})
 
     @abstractmethod
     def build_network(self) -> UnitNetwork | ClipNetwork:

@@ -52,6 +52,7 @@ BOUNDS_S = {"first page": 3.0, "filter": 1.0}
 
 
 def main() -> None:
+    """Measure, print and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/dashboard_history"), help="where the store is made")
     parser.add_argument("--repeats", type=int, default=5)

@@ -49,11 +49,13 @@ class _Row:
         )
 
     def update(self, prediction_BNKCHW: Tensor, target_BNKCHW: Tensor, scored_BN: Tensor) -> None:
+        """Add a batch."""
         for scores in (self.frames, self.lpips, self.frechet):
             if scores is not None:
                 scores.update(prediction_BNKCHW, target_BNKCHW, scored_BN)
 
     def merge(self, other: "_Row") -> None:
+        """Add what another process has seen."""
         self.frames.merge(other.frames)
         if self.lpips is not None and other.lpips is not None:
             self.lpips.merge(other.lpips)
@@ -61,6 +63,7 @@ class _Row:
             self.frechet.merge(other.frechet)
 
     def compute(self) -> dict[str, float]:
+        """Return the figures by name."""
         found = self.frames.compute()
         if self.lpips is not None:
             found |= self.lpips.compute()

@@ -72,6 +72,7 @@ class _Moments:
         self.products: Tensor | float = 0.0
 
     def add(self, features_nF: Tensor) -> None:
+        """Add a batch of features."""
         features = features_nF.detach().cpu().double()
         self.count += len(features)
         self.sums = self.sums + features.sum(0)
@@ -83,6 +84,7 @@ class _Moments:
         self.products = self.products + other.products
 
     def mean_and_covariance(self) -> tuple[Tensor, Tensor]:
+        """Return the mean (F,) and the covariance (F, F), divided by n - 1."""
         assert isinstance(self.sums, Tensor)
         assert isinstance(self.products, Tensor)
         mean_F = self.sums / self.count

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields, is_dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -74,11 +75,13 @@ class Letters:
 
 
 def for_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
-    """Return nested dicts, lists and tuples with every tensor changed."""
+    """Return nested dicts, lists, tuples and dataclasses with every tensor changed."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, Mapping):
         return {key: for_tensors(inner, change) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(for_tensors(inner, change) for inner in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: for_tensors(getattr(value, f.name), change) for f in fields(value)})
     return value
