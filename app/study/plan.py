@@ -1,0 +1,92 @@
+"""What a study is: the experiment, the space, the objectives and the budget; and what may not change while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.comparison.overrides import apply_overrides, differences, expand, flatten, get
+from app.study.objectives import Objective
+from app.study.space import Space
+
+SCHEMA_VERSION = 1
+SEED_KEYS = ("seed_everything", "data.init_args.seed")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One study.
+
+    `config`: the nested fit configuration, complete but for what the space sets. `experiment`: its file's name, for
+    people. `trials`: how many the study shall have in all. A trial runs on every fold and seed and its value is the
+    mean; without `folds` (None) or `seeds` (empty) the configuration's own. `storage`: a journal file or a database URL.
+    `limit_hours`: no trial starts after that many core-hours of the whole study.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    space: Space
+    objectives: tuple[Objective, ...]
+    trials: int
+    output: Path
+    storage: str
+    experiment: str = ""
+    command: str = "skip-sideways sweep"
+    sampler: str = "tpe"
+    pruner: str = "none"
+    seed: int = 0
+    folds: tuple[int, ...] | None = None
+    seeds: tuple[int, ...] = ()
+    fold_key: str = "data.init_args.fold"
+    seed_keys: tuple[str, ...] = SEED_KEYS
+    limit_hours: float | None = None
+
+    @property
+    def cells(self) -> list[tuple[int, int]]:
+        """(fold, seed) of each run of a trial, in the order they run."""
+        folds = self.folds if self.folds is not None else (int(get(self.config, self.fold_key, 0) or 0),)
+        seeds = self.seeds or (int(get(self.config, self.seed_keys[0], 0) or 0),)
+        return [(fold, seed) for seed in seeds for fold in folds]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The objectives' metrics."""
+        return tuple(objective.metric for objective in self.objectives)
+
+    def run_config(self, values: Mapping[str, Any], fold: int, seed: int) -> dict[str, Any]:
+        """The fit configuration of one run: the values of the trial, then its fold and seed where the study has any."""
+        settings = dict(values)
+        if self.folds is not None:
+            settings[self.fold_key] = fold
+        if self.seeds:
+            settings |= {key: seed for key in self.seed_keys if key == "seed_everything" or self._has(key)}
+        return apply_overrides(self.config, settings)
+
+    def _has(self, key: str) -> bool:
+        """Whether the data of this experiment takes a seed: only generated data does, and says so."""
+        return get(self.config, key) is not None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What must stay the same for trials to belong to one study, as plain values."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "config": dict(flatten(expand(self.config))),
+            "space": self.space.plain(),
+            "objectives": [f"{each.metric}:{each.direction}" for each in self.objectives],
+            "sampler": self.sampler,
+            "pruner": self.pruner,
+            "seed": self.seed,
+            "cells": [list(cell) for cell in self.cells],
+        }
+
+    def check_same(self, known: Mapping[str, Any]) -> None:
+        """Refuse to go on with a study that was begun otherwise. Errors: ValueError with what differs."""
+        lines = differences(known, self.fingerprint())
+        if lines:
+            raise ValueError(
+                f"study {self.name!r} in {self.storage} was begun with other settings:\n  "
+                + "\n  ".join(lines)
+                + "\nGive the new study a name (--study NAME), or undo the change."
+            )
