@@ -61,12 +61,8 @@ class Plan:
         if self.folds is not None:
             settings[self.fold_key] = fold
         if self.seeds:
-            settings |= {key: seed for key in self.seed_keys if key == "seed_everything" or self._has(key)}
+            settings |= dict.fromkeys(self.seed_keys, seed)
         return apply_overrides(self.config, settings)
-
-    def _has(self, key: str) -> bool:
-        """Whether the data of this experiment takes a seed: only generated data does, and says so."""
-        return get(self.config, key) is not None
 
     def fingerprint(self) -> dict[str, Any]:
         """What must stay the same for trials to belong to one study, as plain values."""
