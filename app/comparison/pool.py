@@ -84,14 +84,15 @@ def _start(runner: Runner) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=serve, args=(theirs, runner), name="compare-worker")
-    with _environment(THREADS):  # read when the new interpreter loads OpenMP, so it must be set before it starts
+    with environment(THREADS):  # read when the new interpreter loads OpenMP, so it must be set before it starts
         process.start()
     theirs.close()
     return _Worker(process, ours)
 
 
 @contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
+def environment(values: dict[str, str]) -> Iterator[None]:
+    """Set variables of the environment inside the block: what processes started there inherit."""
     before = {key: os.environ.get(key) for key in values}
     os.environ.update(values)
     try:

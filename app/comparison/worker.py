@@ -75,7 +75,7 @@ def experiment_runner(config: Mapping[str, Any], **options: Any) -> dict[str, An
 def serve(connection: Connection, runner: Runner) -> None:
     """The worker's main loop: run every task that arrives until the connection closes or sends None."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what ends
-    _end_with_parent()
+    end_with_parent()
     while True:
         try:
             task = connection.recv()
@@ -93,10 +93,10 @@ def serve(connection: Connection, runner: Runner) -> None:
 def run_task(task: Task, runner: Runner) -> Outcome:
     """Run one cell in this process; every exception becomes a failed outcome."""
     gc.collect()
-    _reset_peak_memory()
-    wall, cpu = time.perf_counter(), _cpu_seconds()
+    reset_peak_memory()
+    wall, cpu = time.perf_counter(), cpu_seconds_now()
     status, result, error = "ok", {}, None
-    with _output_to(task.log):
+    with output_to(task.log):
         try:
             result = runner(
                 task.config,
@@ -106,38 +106,38 @@ def run_task(task: Task, runner: Runner) -> Outcome:
             )
         except BaseException as exception:  # SystemExit too: a library that exits must not take the worker along
             traceback.print_exc()
-            status, error = "failed", _one_line(exception)
+            status, error = "failed", one_line(exception)
     return Outcome(
         status,
         metrics={name: float(value) for name, value in result.get("metrics", {}).items()},
         run_id=result.get("run_id"),
         error=error,
         wall_seconds=round(time.perf_counter() - wall, 3),
-        cpu_seconds=round(_cpu_seconds() - cpu, 3),
+        cpu_seconds=round(cpu_seconds_now() - cpu, 3),
         tested=facts(result.get("layout", {})) | protocol_facts(result.get("about")),
     )
 
 
-def _one_line(exception: BaseException) -> str:
+def one_line(exception: BaseException) -> str:
     """Type and message on one line, cut where it gets long: the log has the rest."""
     name, text = type(exception).__name__.lstrip("_"), " ".join(str(exception).split())
     text = text if len(text) <= ERROR_LENGTH else f"{text[:ERROR_LENGTH]} ..."
     return f"{name}: {text}" if text else name
 
 
-def _cpu_seconds() -> float:
+def cpu_seconds_now() -> float:
     """CPU time of this process and of its ended children (a loader's workers)."""
     usages = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def _reset_peak_memory() -> None:
+def reset_peak_memory() -> None:
     """Start the process's peak memory anew, so that a cell does not report the one before it (Linux alone has this)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process when the parent is gone (SIGKILL included), rather than train on unseen."""
     parent = os.getppid()
 
@@ -150,7 +150,7 @@ def _end_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def _output_to(log: Path) -> Iterator[None]:
+def output_to(log: Path) -> Iterator[None]:
     """Everything written to stdout and stderr, by libraries and children too, goes to a file."""
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()

@@ -22,7 +22,8 @@ class Plan:
     `config`: the nested fit configuration, complete but for what the space sets. `experiment`: its file's name, for
     people. `trials`: how many the study shall have in all. A trial runs on every fold and seed and its value is the
     mean; without `folds` (None) or `seeds` (empty) the configuration's own. `storage`: a journal file or a database URL.
-    `limit_hours`: no trial starts after that many core-hours of the whole study.
+    `limit_hours`: no trial starts after that many core-hours of the whole study. `grace_s`: seconds of silence after
+    which a worker counts as dead.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Plan:
     fold_key: str = "data.init_args.fold"
     seed_keys: tuple[str, ...] = SEED_KEYS
     limit_hours: float | None = None
+    grace_s: int = 120
 
     @property
     def cells(self) -> list[tuple[int, int]]:
