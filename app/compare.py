@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tune",
         action="store_true",
-        help="first choose each row's settings from the file's tune grid, on the tuning folds",
+        help="first choose each row's settings from the file's tune grid, or by its sweep, on the tuning folds",
     )
     parser.add_argument(
         "--rerun-changed", action="store_true", help="run finished cells again whose configuration has changed"
@@ -74,7 +74,6 @@ def _compare(options: argparse.Namespace, argv: list[str]) -> int:
     from app.comparison.overrides import given
     from app.comparison.provenance import command_line
     from app.comparison.spec import load_comparison
-    from app.comparison.tuning import tune
 
     comparison = load_comparison(options.config).with_settings(given(options.set))
     settings = Settings(
@@ -91,7 +90,7 @@ def _compare(options: argparse.Namespace, argv: list[str]) -> int:
     if options.dry_run:
         return _dry_run(comparison, cells, settings)
     if options.tune:
-        comparison, settings = tune(comparison, options.rows, len(cells), settings)
+        comparison, settings = _tune(comparison, options.rows, len(cells), settings)
         cells = _cells(comparison, options)
     return _run(comparison, cells, settings)
 
@@ -113,10 +112,24 @@ def _check(comparison: Comparison, cells: list[Cell], options: argparse.Namespac
     from app.comparison.store import Store
     from app.comparison.tuning import STEM, trial_cells, trial_comparison
 
+    if options.tune and comparison.sweep:
+        from app.comparison.sweeps import check_sweeps
+
+        check_sweeps(comparison, options.rows, cells, settings)
+        return
     if options.tune:
         cells = trial_cells(comparison, trial_comparison(comparison, options.rows))
         settings = replace(settings, stem=STEM)
     check_rows(cells, Store(settings.results))
+
+
+def _tune(
+    comparison: Comparison, rows: list[str] | None, table_cells: int, settings: Settings
+) -> tuple[Comparison, Settings]:
+    from app.comparison.sweeps import sweep_rows
+    from app.comparison.tuning import tune
+
+    return (sweep_rows if comparison.sweep else tune)(comparison, rows, table_cells, settings)
 
 
 def _jobs(asked: int | None) -> int:
@@ -144,10 +157,14 @@ def _dry_run(comparison: Comparison, cells: list[Cell], settings: Settings) -> i
 def _dry_run_trials(comparison: Comparison, rows: list[str] | None, table_cells: int, settings: Settings) -> int:
     from dataclasses import replace
 
+    from app.comparison.sweeps import dry_run
     from app.comparison.tuning import STEM, trial_cells, trial_comparison
 
-    trials = trial_comparison(comparison, rows)
     print(f"Trials first, then a table of {table_cells} cells with each row's best trial.")
+    if comparison.sweep:
+        dry_run(comparison, rows, table_cells, settings)
+        return 0
+    trials = trial_comparison(comparison, rows)
     return _dry_run(trials, trial_cells(comparison, trials), replace(settings, stem=STEM, planned=table_cells))
 
 

@@ -29,9 +29,9 @@ class Estimate:
         """Core-hours of the whole table, spent ones included."""
         return None if self.left_s is None else (self.spent_s + self.left_s) / 3600
 
-    def sentence(self, jobs: int) -> str:
+    def sentence(self, jobs: int, noun: str = "cells") -> str:
         """The estimate in words."""
-        head = f"{self.cells} cells, {self.cells - self.cells_left} done, {self.cells_left} to run"
+        head = f"{self.cells} {noun}, {self.cells - self.cells_left} done, {self.cells_left} to run"
         if not self.cells_left:
             return f"{head}; {hours(self.spent_s)} of CPU time spent"
         if self.left_s is None:

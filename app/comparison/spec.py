@@ -6,25 +6,29 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from app.comparison.baselines import BASELINES, is_baseline
 from app.comparison.bounds import Bound, check_horizons, read_bounds
 from app.comparison.measures import check_sense, parts
 from app.comparison.overrides import apply_overrides, check_experiment, expand, get, nearest
+from app.comparison.sweep_spec import Sweep, check_sweep, read_row_sweep, read_sweep
 from app.comparison.trials import check_tune
 from app.comparison.variants import expand_rows, partner, scaled
 from app.comparison.yaml_file import read_yaml
 
-ROW_KEYS = ("name", "overrides", "folds", "seeds", "tune", "cell_seconds")
+if TYPE_CHECKING:
+    from app.study.space import Space
+
+ROW_KEYS = ("name", "overrides", "folds", "seeds", "tune", "sweep", "cell_seconds")
 
 
 @dataclass(frozen=True)
 class Row:
     """One line of the table: the base experiment with `overrides`.
 
-    `folds` and `seeds` restrict the comparison's own (None: all of them); `tune` replaces the comparison's grid;
-    `scale` is its variant's (see `variants`).
+    `folds` and `seeds` restrict the comparison's own (None: all of them); `tune` replaces the comparison's grid,
+    `sweep` the space of its sweep (False: the row is not tuned); `scale` is its variant's (see `variants`).
     """
 
     name: str
@@ -32,6 +36,7 @@ class Row:
     folds: tuple[int, ...] | None = None
     seeds: tuple[int, ...] | None = None
     tune: Mapping[str, Sequence[Any]] | None = None
+    sweep: Space | Literal[False] | None = None
     cell_seconds: float | None = None
     scale: Mapping[str, float] = field(default_factory=dict)
 
@@ -64,6 +69,7 @@ class Comparison:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     variants: tuple[Any, ...] = ()
     tune: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    sweep: Sweep | None = None
     tune_metric: str = "test/top1"
     cell_seconds: float | None = None
     diverged_above: float | None = None
@@ -118,16 +124,17 @@ def load_comparison(path: str | Path) -> Comparison:
 
 
 def read_comparison(content: Mapping[str, Any], folder: Path = Path()) -> Comparison:
-    """Check a comparison's content; `folder` is where a relative path of `experiment` is looked up first."""
+    """Check a comparison's content; `folder` is where paths in it are looked up first."""
     _known(content, COMPARISON_KEYS, "the comparison")
     missing = [key for key in ("name", "intent", "experiment", "control", "rows") if not content.get(key)]
     if missing:
         raise ValueError(f"missing {', '.join(missing)}; a comparison needs name, intent, experiment, control and rows")
     values = dict(content)
-    rows = [_read_row(row, index) for index, row in enumerate(_list(content["rows"], "rows"))]
+    rows = [_read_row(row, index, folder) for index, row in enumerate(_list(content["rows"], "rows"))]
     values["variants"] = tuple(_list(content.get("variants") or [], "variants"))
     values["rows"] = expand_rows(rows, values["variants"])
     values["experiment"] = _read_experiment(content["experiment"], folder)
+    values["sweep"] = read_sweep(content.get("sweep"), folder)
     values["overrides"] = expand(content.get("overrides") or {})
     values["metric"] = content.get("metric") or Comparison.metric
     values["tune_metric"] = content.get("tune_metric") or values["metric"]
@@ -152,7 +159,7 @@ def _read_experiment(experiment: Any, folder: Path) -> Mapping[str, Any]:
     return read_yaml(found)
 
 
-def _read_row(row: Any, index: int) -> Row:
+def _read_row(row: Any, index: int, folder: Path) -> Row:
     where = f"rows[{index}]"
     if not isinstance(row, Mapping) or not row.get("name"):
         raise ValueError(f"{where}: expected a mapping with a name, got {row!r}")
@@ -165,6 +172,7 @@ def _read_row(row: Any, index: int) -> Row:
     if not isinstance(overrides, Mapping):
         raise ValueError(f"row {row['name']!r}: overrides must map keys to values, got {overrides!r}")
     values["overrides"] = expand(overrides)
+    values["sweep"] = read_row_sweep(row.get("sweep"), folder, f"row {row['name']!r}")
     return Row(**values)
 
 
@@ -191,6 +199,7 @@ def _check(comparison: Comparison) -> None:
         raise ValueError("tuning_folds or a row's folds are given, but the comparison has no folds; add folds: [...]")
     _check_restrictions(comparison)
     check_tune(comparison)
+    check_sweep(comparison)
     for row in comparison.rows:
         check_experiment(comparison.row_config(row), f"row {row.name!r}")
     check_horizons(comparison.bounds, _horizons(comparison))

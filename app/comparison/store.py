@@ -114,8 +114,13 @@ def finite(value: Any) -> Any:
 
 
 def logs_folder(output: Path) -> Path:
-    """`logs/` of an output folder, made if need be, and kept out of git by a file of its own."""
-    folder = output / LOGS
+    """`logs/` of an output folder, made if need be."""
+    return unversioned(output, LOGS)
+
+
+def unversioned(output: Path, name: str) -> Path:
+    """A folder in an output folder, made if need be, and kept out of git by a file of its own."""
+    folder = output / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ".gitignore").write_text("*\n")
     return folder

@@ -42,7 +42,10 @@ def trial_comparison(comparison: Comparison, rows: Sequence[str] | None = None) 
         for index, trial in enumerate(row_trials(comparison, row))
     ]
     if not trials:
-        raise ValueError(f"--tune: comparison {comparison.name!r} has no tune grid; add tune: {{KEY: [VALUES]}} to it")
+        raise ValueError(
+            f"--tune: comparison {comparison.name!r} has no tune grid and no sweep; "
+            "add tune: {KEY: [VALUES]} or sweep: {space: SPACE.yaml, trials: 20} to it"
+        )
     return replace(
         comparison,
         name=f"{comparison.name}-tuning",

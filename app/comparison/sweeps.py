@@ -1,0 +1,188 @@
+"""`compare --tune` with `sweep:`: every row chooses its settings in an Optuna study of its own, all of one budget.
+
+    OUTPUT/sweeps/ROW/     the study of a row: its journal, logs and runs, kept out of git
+    OUTPUT/tuning.json     the record: see sweep_record
+    OUTPUT/tuning.md       the same as tables
+
+The studies run one after another, on the tuning folds and seeds alone. A raised number of trials continues them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from app.comparison.check import check_rows
+from app.comparison.estimate import Estimate, check_limit, estimate
+from app.comparison.execute import Settings
+from app.comparison.grid import Cell
+from app.comparison.provenance import hardware, versions
+from app.comparison.spec import Comparison
+from app.comparison.store import Store, locked, unversioned
+from app.comparison.sweep_plans import SWEEPS, row_plans
+from app.comparison.sweep_record import ENDED, Choice, SweepRecord
+from app.comparison.sweep_report import chosen_line, count, markdown, sentence
+from app.comparison.tuning import STEM
+
+if TYPE_CHECKING:
+    from app.study.plan import Plan
+
+StudyRunner = Callable[["Plan", int], Mapping[str, Any]]
+
+
+def check_sweeps(comparison: Comparison, rows: Sequence[str] | None, table: Sequence[Cell], settings: Settings) -> None:
+    """Refuse spaces, and rows that the first runs could not even be made of, those of the studies and of `table`.
+
+    Errors: ValueError with the row, the key and what to type instead.
+    """
+    from app.study.schema import check_space
+
+    plans, record = row_plans(comparison, rows, settings), _record(settings)
+    starts = []
+    for name, plan in plans.items():
+        if record.finished(name, plan):
+            continue
+        starts += [Cell(name, fold, seed, plan.run_config({}, fold, seed)) for fold, seed in plan.cells]
+        try:
+            check_space(plan.space, starts[-1].config)
+        except ValueError as error:
+            raise ValueError(f"row {name!r}: {error}") from error
+    check_rows([*starts, *(cell for cell in table if cell.row not in plans)], Store(settings.results))
+
+
+def dry_run(comparison: Comparison, rows: Sequence[str] | None, table_cells: int, settings: Settings) -> None:
+    """Print what the studies will do and cost. Errors: ValueError as `sweep_rows` before its first trial."""
+    plans, record = row_plans(comparison, rows, settings), _record(settings)
+    _refuse_changed(plans, record, settings)
+    for name in rows or comparison.row_names:
+        if (plan := plans.get(name)) is None:
+            print(f"fixed    {name}")
+            continue
+        points = plan.space.size()
+        size = "no end of points" if points is None else count(points, "point")
+        print(
+            f"{'done   ' if record.finished(name, plan) else 'to tune'}  {name}: {count(plan.trials, 'trial')} x "
+            f"{count(len(plan.cells), 'run')}, {count(len(plan.space.parameters), 'setting')}, {size}"
+        )
+    _say(comparison, _cost(comparison, plans, record, table_cells), settings)
+
+
+def sweep_rows(
+    comparison: Comparison,
+    rows: Sequence[str] | None,
+    table_cells: int,
+    settings: Settings,
+    runner: StudyRunner | None = None,
+) -> tuple[Comparison, Settings]:
+    """Run the studies that are not finished; return the comparison with the choices, and settings that count the cost.
+
+    `table_cells` is the number of cells of the table to come, which the limit must leave room for. `runner` stands in
+    for `run_study`.
+    Errors: ValueError where a study was begun with other settings, was stopped by the limit, or has no good trial.
+    """
+    plans = row_plans(comparison, rows, settings)
+    with locked(settings.output):
+        record = _record(settings)
+        _refuse_changed(plans, record, settings)
+        _say(comparison, _cost(comparison, plans, record, table_cells), settings)
+        for name, plan in plans.items():
+            if record.changes(name, plan):
+                record.set_aside(name, plan)
+        for name, plan in plans.items():
+            if not record.finished(name, plan):
+                others = {other: each for other, each in plans.items() if other != name}
+                left_h = settings.limit_hours - _cost(comparison, others, record, 0).spent_s / 3600
+                _sweep(name, replace(plan, limit_hours=max(0.0, left_h)), record, settings, runner or _run_study())
+                _write(comparison, record, settings)
+                check_limit(_cost(comparison, plans, record, table_cells), settings.limit_hours)
+            print(chosen_line(name, record.choices[name]))
+        shown = _of_this_budget(comparison, record, settings)
+    overrides = {name: choice["overrides"] for name, choice in shown.items()}
+    spent = sum(float(shown[name]["sweep"]["cpu_seconds"]) for name in plans)
+    return comparison.with_overrides(overrides), replace(settings, spent_s=spent, tuning=sentence(comparison, shown))
+
+
+def _run_study() -> StudyRunner:
+    from app.study.execute import run_study
+
+    return run_study
+
+
+def _sweep(name: str, plan: Plan, record: SweepRecord, settings: Settings, runner: StudyRunner) -> None:
+    """Run or continue a row's study, and keep what came of it."""
+    unversioned(settings.output, SWEEPS)
+    record.begin(name, plan)
+    print(f"{name}: {count(plan.trials, 'trial')} of {count(len(plan.cells), 'run')}", file=sys.stderr, flush=True)
+    try:
+        summary = runner(plan, settings.jobs)
+    except ValueError as error:
+        text = str(error).replace("Give the new study a name (--study NAME)", "Give another --output")
+        raise ValueError(f"row {name!r}: {text}") from error
+    ended = sum(trial["state"] in ENDED for trial in summary["trials"])
+    if ended < plan.trials:
+        raise ValueError(
+            f"row {name!r}: its sweep ended after {ended} of {plan.trials} trials and "
+            f"{summary['cpu_seconds'] / 3600:.2f} core-hours (--limit-hours {settings.limit_hours:g}), and every row "
+            "gets the same number. What is done is kept: the same command, or a higher limit, continues"
+        )
+    record.keep(name, plan, summary)
+
+
+def _refuse_changed(plans: Mapping[str, Plan], record: SweepRecord, settings: Settings) -> None:
+    lines = {name: found for name, plan in plans.items() if (found := record.changes(name, plan))}
+    if lines and not settings.rerun_changed:
+        words = "\n  ".join(f"{name}: {'; '.join(found)}" for name, found in lines.items())
+        raise ValueError(
+            f"{count(len(lines), 'sweep')} of {record.store.path} began with other settings:\n  {words}\n"
+            "Begin anew with --rerun-changed, keep what is there by giving another --output, or undo the change."
+        )
+
+
+def _of_this_budget(comparison: Comparison, record: SweepRecord, settings: Settings) -> dict[str, Choice]:
+    """The choices that belong to the comparison as it is now, of rows that were not named this time too."""
+    plans = row_plans(comparison, None, settings)
+    return {
+        name: record.choices[name]
+        for name, plan in plans.items()
+        if record.finished(name, plan) and not record.changes(name, plan)
+    }
+
+
+def _cost(comparison: Comparison, plans: Mapping[str, Plan], record: SweepRecord, table_cells: int) -> Estimate:
+    """The cost of the trials' runs, those of finished studies as measured, and of the table that follows."""
+    runs: list[Cell] = []
+    done: dict[Any, dict[str, Any]] = {}
+    for name, plan in plans.items():
+        own = [Cell(name, trial, run, {}) for trial in range(plan.trials) for run in range(len(plan.cells))]
+        runs += own
+        if "sweep" in record.choices.get(name, {}):
+            facts = record.choices[name]["sweep"]
+            ended = own[: facts["trials"] * len(plan.cells)]
+            each = float(facts["cpu_seconds"]) / len(ended)
+            done |= {run.key: {"row": name, "cpu_seconds": each} for run in ended}
+    return estimate(comparison, runs, done, planned=table_cells)
+
+
+def _say(comparison: Comparison, cost: Estimate, settings: Settings) -> None:
+    print(f"{comparison.name}, sweeps: {cost.sentence(settings.jobs, 'trial runs')}.", file=sys.stderr, flush=True)
+    check_limit(cost, settings.limit_hours)
+
+
+def _write(comparison: Comparison, record: SweepRecord, settings: Settings) -> None:
+    from importlib.metadata import version
+
+    record.header |= {
+        "name": f"{comparison.name}-{STEM}",
+        "intent": f"Sweeps that choose the settings of {comparison.name}",
+        "command": settings.command,
+        "versions": {**versions(), "optuna": version("optuna")},
+        "hardware": hardware(),
+    }
+    record.store.save()
+    record.store.path.with_suffix(".md").write_text(markdown(comparison, record.header))
+
+
+def _record(settings: Settings) -> SweepRecord:
+    return SweepRecord(settings.output / f"{STEM}.json")
