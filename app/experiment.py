@@ -1,6 +1,6 @@
 """Train and test one configuration from Python: what `compare` and notebooks call."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
@@ -11,11 +11,14 @@ def run_experiment(
     parent_run_id: str | None = None,
     experiment_name: str | None = None,
     quiet: bool = False,
+    callbacks: Sequence[Any] = (),
+    should_test: Callable[[], bool] = lambda: True,
 ) -> dict[str, Any]:
     """Run fit and then test, with the final weights, in this process.
 
     `config`: as a `fit` YAML holds it: seed_everything, trainer, model, data, checkpoint; a class by its path or short
-    name. `tags`: run layout tags to set (`row`, `comparison`). `quiet`: no progress bar, no tables.
+    name. `tags`: run layout tags to set (`row`, `comparison`). `quiet`: no progress bar, no tables. `callbacks`:
+    further ones of the trainer's. `should_test`: asked after the training.
     Returns {"run_id": MLflow's id, None without a logger, "metrics": every metric's last value by name, "layout": the
     run layout, "about": what figures of predicted frames are about, as in future_frames.json (None of other tasks)}.
     ValueError: the configuration makes no sense, or asks for several processes.
@@ -36,9 +39,11 @@ def run_experiment(
                 "trainer.strategy depth_parallel starts its processes by running the command again, which only "
                 "`skip-sideways fit` is made for; here every run is one process: leave trainer.strategy out"
             )
+        cli.trainer.callbacks.extend(callbacks)  # type: ignore[attr-defined]
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
         metrics = dict(cli.trainer.callback_metrics)  # the test starts them anew
-        cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=not quiet)
+        if should_test():
+            cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=not quiet)
     metrics |= cli.trainer.callback_metrics
     found = {name: float(value) for name, value in metrics.items()}
     about = cli.model.artifact() if getattr(cli.model, "frame_targets", False) else None

@@ -26,7 +26,7 @@ from app.one_video import remember
 from app.outcome import Outcome
 from app.parameter_count import ParameterCount
 from app.predicted_frames import FrameTable, PredictedFrames
-from app.run_layout import flat, init_args, run_layout, run_name
+from app.run_layout import KEYS, flat, init_args, run_layout, run_name
 from app.run_logger import RunLogger
 from lightning_modules.callbacks import (
     ClockArtifact,
@@ -201,7 +201,9 @@ class Run:
         if self.logger is None or self.subcommand != "fit":
             return
         self.io.card["run_id"] = self.checkpoint.run_id = self.logger.run_id
-        self.logger.log_params(self.layout | flat({k: self.config[k] for k in ("model", "data", "trainer")}))
+        self.logger.log_params(
+            {key: self.layout[key] for key in KEYS} | flat({k: self.config[k] for k in ("model", "data", "trainer")})
+        )
         self.logger.log_text(yaml_text, "config.yaml")
         self.logger.log_dict(environment(), "environment.json")
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from optuna.storages import JournalStorage
 from optuna.storages._heartbeat import BaseHeartbeat  # the interface that `Study.optimize` asks for has no public name
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import TrialState
 
 BEATS_A_GRACE = 6
@@ -34,7 +34,9 @@ class LivingJournal(JournalStorage, BaseHeartbeat):
     """Optuna's journal file with heartbeats.
 
     `path`: the journal. `grace_s`: seconds of silence after which a process that still exists counts as dead.
-    `on_stale`: called with (study, trial) for each trial that is given up. Errors: OSError where files can't be written.
+    `on_stale`: called with (study, trial) for each trial that is given up.
+
+    Errors: OSError where files can't be written.
     """
 
     def __init__(self, path: Path, grace_s: int, on_stale: StaleCallback | None = None) -> None:
@@ -113,7 +115,13 @@ def _drop_unfinished_line(journal: Path) -> None:
     """Cut a last line that a full disk left unfinished: the line after it would make the journal unreadable."""
     if not journal.exists() or journal.stat().st_size == 0:
         return
-    with journal.open("rb+") as file:
-        content = file.read()
-        if not content.endswith(b"\n"):
-            file.truncate(content.rfind(b"\n") + 1)
+    lock = JournalFileSymlinkLock(str(journal))
+    lock.acquire()
+    try:
+        with journal.open("rb+") as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+    finally:
+        lock.release()

@@ -1,4 +1,4 @@
-"""What a study is: the experiment, the space, the objectives and the budget; and what may not change while it goes on."""
+"""What a study is: experiment, space, objectives and budget; and what may not change while it goes on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from app.comparison.overrides import apply_overrides, differences, expand, flatten, get
 from app.study.objectives import Objective
 from app.study.space import Space
+from app.study.trial_config import with_values
 
 SCHEMA_VERSION = 1
 SEED_KEYS = ("seed_everything", "data.init_args.seed")
@@ -21,9 +22,9 @@ class Plan:
 
     `config`: the nested fit configuration, complete but for what the space sets. `experiment`: its file's name, for
     people. `trials`: how many the study shall have in all. A trial runs on every fold and seed and its value is the
-    mean; without `folds` (None) or `seeds` (empty) the configuration's own. `storage`: a journal file or a database URL.
-    `limit_hours`: no trial starts after that many core-hours of the whole study. `grace_s`: seconds of silence after
-    which a worker counts as dead.
+    mean; without `folds` (None) or `seeds` (empty) the configuration's own. `storage`: a journal file or a database's
+    URL. `limit_hours`: no trial starts after that many core-hours of the whole study. `grace_s`: seconds of silence
+    after which a worker counts as dead.
     """
 
     name: str
@@ -57,14 +58,22 @@ class Plan:
         """The objectives' metrics."""
         return tuple(objective.metric for objective in self.objectives)
 
+    @property
+    def tests(self) -> bool:
+        """Whether a trial needs the test after its training."""
+        return any(metric.startswith("test/") for metric in self.metrics)
+
+    @property
+    def monitor(self) -> str:
+        """What a trial reports after each validation: the first objective, as the validation logs it."""
+        return f"val/{self.metrics[0].rsplit('/', 1)[-1]}"
+
     def run_config(self, values: Mapping[str, Any], fold: int, seed: int) -> dict[str, Any]:
         """The fit configuration of one run: the values of the trial, then its fold and seed where the study has any."""
-        settings = dict(values)
-        if self.folds is not None:
-            settings[self.fold_key] = fold
+        settings = {self.fold_key: fold} if self.folds is not None else {}
         if self.seeds:
             settings |= dict.fromkeys(self.seed_keys, seed)
-        return apply_overrides(self.config, settings)
+        return apply_overrides(with_values(self.config, self.space.plain(), values), settings)
 
     def fingerprint(self) -> dict[str, Any]:
         """What must stay the same for trials to belong to one study, as plain values."""

@@ -64,8 +64,8 @@ def open_storage(storage: str, grace_s: int) -> BaseStorage:
 def _unusable(storage: str, error: Exception) -> str:
     said = shown(" ".join(str(error).split()))[:300]
     return (
-        f"the storage {shown(storage)} can't be used ({type(error).__name__}: {said}). Expected a journal file that this "
-        "command wrote (--storage FILE), or a database's URL whose driver is installed (--storage postgresql://...)."
+        f"the storage {shown(storage)} can't be used ({type(error).__name__}: {said}). Expected a journal file that "
+        "this command wrote (--storage FILE), or a database's URL whose driver is installed (--storage postgresql://...)."
     )
 
 
@@ -109,7 +109,8 @@ def counting(trials: list[FrozenTrial]) -> list[FrozenTrial]:
 def spent_s(trials: list[FrozenTrial]) -> float:
     """Return the CPU seconds of all runs, of trials that were given up too."""
     gone = superseded(trials)
-    kept = [trial for trial in trials if trial.number not in gone]  # a retry carries the finished runs of its forerunner
+    # A retry carries the finished runs of the trial that was given up.
+    kept = [trial for trial in trials if trial.number not in gone]
     return sum(float(run["cpu_seconds"]) for trial in kept for run in trial.user_attrs.get("runs", []))
 
 
