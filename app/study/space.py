@@ -7,14 +7,14 @@
       high: 4.0
       when: {model.init_args.lag_scaling: [inverse, exponential]}
 
-A key that is not there in a trial keeps the experiment's value.
+In a trial without a key the class's default holds, whatever the experiment says.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -99,6 +99,15 @@ class Parameter:
         step = self.step or (1 if self.kind == "int" else None)
         return None if step is None else int((_exact(self.high) - _exact(self.low)) / _exact(step)) + 1
 
+    def all_values(self) -> Iterator[Any]:
+        """Every value, of a parameter that has an end of them."""
+        if self.choices is not None:
+            yield from self.choices
+            return
+        for index in range(self.count() or 0):
+            exact = _exact(self.low) + index * _exact(self.step or 1)
+            yield int(exact) if self.kind == "int" else float(exact)
+
     def in_words(self) -> str:
         """What is valid, for an error's end."""
         if self.choices is not None:
@@ -139,20 +148,31 @@ class Space:
         """Turn the params that Optuna stored of a trial into the configuration's values."""
         return {key: self._by_key[key].read(value) if key in self._by_key else value for key, value in params.items()}
 
-    def point(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    def points(self) -> Iterator[dict[str, Any]]:
+        """Every trial's values, of a space that has an end of them."""
+        yield from _points(self.parameters, {})
+
+    def point(self, config: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
         """The params, as `enqueue_trial` takes them, of the trial that is this configuration as it stands.
 
-        None where it is no point of the space. What a class does without a key is not known here: give the key.
+        `defaults`: the values of keys that the configuration leaves out, as `app.study.schema.defaults` finds them;
+        without them such a key has a value that is not known. None where the configuration is no point of the space.
         """
+        defaults = defaults or {}
         values: dict[str, Any] = {}
         params: dict[str, Any] = {}
         for parameter in self.parameters:
-            if is_active(parameter, values):
-                try:
-                    params[parameter.key] = parameter.params_value(get(config, parameter.key, _ABSENT))
-                except ValueError:
-                    return None
-                values[parameter.key] = parameter.read(params[parameter.key])
+            default = defaults.get(parameter.key, _ABSENT)
+            value = get(config, parameter.key, default)
+            if not is_active(parameter, values):
+                if value is not default and not same(value, default):
+                    return None  # a trial would be without it
+                continue
+            try:
+                params[parameter.key] = parameter.params_value(value)
+            except ValueError:
+                return None
+            values[parameter.key] = parameter.read(params[parameter.key])
         return params
 
     def size(self) -> int | None:
@@ -288,6 +308,18 @@ def _count(parameters: Sequence[Parameter], mentioned: Mapping[str, list[Any]], 
     total = sum(_count(rest, mentioned, {**values, first.key: value}) for value in named)
     others = many - len(named)
     return total + (others * _count(rest, mentioned, {**values, first.key: _ABSENT}) if others else 0)
+
+
+def _points(parameters: Sequence[Parameter], values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if not parameters:
+        yield values
+        return
+    first, rest = parameters[0], parameters[1:]
+    if not is_active(first, values):
+        yield from _points(rest, values)
+        return
+    for value in first.all_values():
+        yield from _points(rest, {**values, first.key: value})
 
 
 def _read_parameter(key: Any, given: Any) -> Parameter:
