@@ -42,7 +42,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: installed[name] for name in _VERSIONS}}
 
 
-def command_line(arguments: Sequence[str]) -> str:
+def command_line(arguments: Sequence[str], command: str = "compare") -> str:
     """The command as a reader would type it: absolute paths become relative to the current folder."""
     words = [os.path.relpath(word) if os.path.isabs(word) else word for word in arguments]
-    return shlex.join(["skip-sideways", "compare", *words])
+    return shlex.join(["skip-sideways", command, *words])

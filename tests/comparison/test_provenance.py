@@ -6,6 +6,7 @@ from app.comparison.provenance import code_version, command_line
 def test_command_names_no_absolute_path(tmp_cwd):
     words = ["--config", str(tmp_cwd / "a b.yaml"), "--seeds", "0", "1"]
     assert command_line(words) == "skip-sideways compare --config 'a b.yaml' --seeds 0 1"
+    assert command_line(["--trials", "4"], "sweep") == "skip-sideways sweep --trials 4"
 
 
 def git(folder, *arguments):
