@@ -5,13 +5,17 @@ import re
 # By a metric's own name: without stage and baseline before it, and the horizon behind it.
 SENSE = {"top1": "higher", "top5": "higher", "psnr_db": "higher", "ssim": "higher"}
 SENSE |= {"loss": "lower", "mse": "lower", "mse_sum": "lower", "lpips": "lower", "frechet": "lower"}
+SENSE |= {"frames_per_second": "higher"}
+COSTS = ("latency", "memory")  # less is better of whatever is measured under these names
 _HORIZON = re.compile(r"_\d+$")
 
 
 def sense(metric: str) -> str | None:
     """Return whether more or less of a metric is better, higher or lower; None for one that is not in the table.
 
-    >>> sense("val/top1"), sense("test/copy_last/mse_sum_4"), sense("latency/tick_ms")
-    ('higher', 'lower', None)
+    >>> sense("val/top1"), sense("test/copy_last/mse_sum_4"), sense("latency/tick_ms"), sense("frames_seen")
+    ('higher', 'lower', 'lower', None)
     """
+    if metric.split("/")[0] in COSTS:
+        return "lower"
     return SENSE.get(_HORIZON.sub("", metric.rsplit("/", 1)[-1]))
