@@ -101,8 +101,8 @@ def _run(
         "run_id": child.run_id,
         "metrics": {key: metrics[key] for key in dict.fromkeys([*plan.metrics, *TIES]) if key in metrics},
         "reported": reports.values,
-        "wall_seconds": round(time.perf_counter() - wall, 3),
-        "cpu_seconds": round(cpu_seconds_now() - cpu, 3),
+        "wall_seconds": round(time.perf_counter() - wall, 6),
+        "cpu_seconds": round(cpu_seconds_now() - cpu, 6),
     }
 
 

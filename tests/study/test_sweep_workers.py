@@ -93,6 +93,7 @@ def test_runs_that_a_dead_worker_finished_are_not_repeated(plan_of, trace, monke
     assert done[0]["values"][0] == pytest.approx(1 - (lr - 0.01) ** 2 + 0.0005)
 
 
+@pytest.mark.slow
 def test_a_trial_that_kills_every_worker_ends_as_failed(plan_of, trace, monkeypatch):
     monkeypatch.setenv("FAKE_ALWAYS", "0:die")
     monkeypatch.setattr("app.study.team.FRUITLESS_DEATHS", 10)
@@ -102,6 +103,7 @@ def test_a_trial_that_kills_every_worker_ends_as_failed(plan_of, trace, monkeypa
     assert summary["best"] is None
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_stopped_and_silent_is_given_up(plan_of, trace, monkeypatch):
     monkeypatch.setenv("FAKE_MISBEHAVE", "1:hang")
     plan = plan_of(3, grace_s=3)
@@ -181,6 +183,7 @@ def test_a_journal_that_a_full_disk_cut_is_read_and_written_on(plan_of, trace):
     assert len(run(plan_of(3))["trials"]) == 3
 
 
+@pytest.mark.slow
 def test_a_database_works_as_the_journal_does(plan_of, trace, monkeypatch, tmp_path):
     monkeypatch.setenv("FAKE_MISBEHAVE", "1:die")
     summary = run(plan_of(3, storage=f"sqlite:///{tmp_path / 'study.db'}", grace_s=4))
