@@ -12,12 +12,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from app.comparison.check import check_rows
 from app.comparison.estimate import Estimate, check_limit, estimate
 from app.comparison.execute import Settings
-from app.comparison.grid import Cell
+from app.comparison.grid import Cell, make_cell
 from app.comparison.provenance import hardware, versions
 from app.comparison.spec import Comparison
 from app.comparison.store import Store, locked, unversioned
@@ -40,16 +41,18 @@ def check_sweeps(comparison: Comparison, rows: Sequence[str] | None, table: Sequ
     from app.study.schema import check_space
 
     plans, record = row_plans(comparison, rows, settings), _record(settings)
-    starts = []
-    for name, plan in plans.items():
-        if record.finished(name, plan):
-            continue
-        starts += [Cell(name, fold, seed, plan.run_config({}, fold, seed)) for fold, seed in plan.cells]
+    unfinished = {name: plan for name, plan in plans.items() if not record.finished(name, plan)}
+    starts = {
+        name: [make_cell(comparison, comparison.row(name), fold, seed) for fold, seed in plan.cells]
+        for name, plan in unfinished.items()
+    }
+    fixed = [cell for cell in table if cell.row not in plans]
+    check_rows([*chain.from_iterable(starts.values()), *fixed], Store(settings.results))
+    for name, plan in unfinished.items():
         try:
-            check_space(plan.space, starts[-1].config)
+            check_space(plan.space, starts[name][0].config)
         except ValueError as error:
             raise ValueError(f"row {name!r}: {error}") from error
-    check_rows([*starts, *(cell for cell in table if cell.row not in plans)], Store(settings.results))
 
 
 def dry_run(comparison: Comparison, rows: Sequence[str] | None, table_cells: int, settings: Settings) -> None:
