@@ -1,7 +1,8 @@
 """Who chooses the next trial's values (samplers), and who stops a trial that lags behind (pruners).
 
 What a trial draws depends on the study's seed, the trial's turn and the trials that have ended, never on how many draws
-this process has made before: a study that was killed and goes on draws what an unbroken one draws.
+this process has made before: a study that was killed and goes on draws what an unbroken one draws. (With several
+workers, what has ended when a trial begins is a matter of time; and hyperband deals trials out by their numbers.)
 
     trial     0   1   2   3 (killed)   4 (runs 3 again)   5
     turn      0   1   2   3            3                  4
@@ -99,6 +100,8 @@ def turn(study: optuna.Study, trial: FrozenTrial) -> int:
 class SeededByTrial(BaseSampler):
     """A sampler that is made anew for every trial, with a seed of the study's seed and the trial's turn.
 
+    Values that are drawn one by one have a seed each: a trial that was killed half-way goes on as it would have.
+
     `make`: seed -> sampler, whose state must lie in the study alone (as of Optuna's TPE, NSGA-II and random).
     """
 
@@ -106,10 +109,13 @@ class SeededByTrial(BaseSampler):
         self._make, self._seed = make, seed
         self._inner = make(seed)
 
+    def _seeded(self, study: optuna.Study, trial: FrozenTrial, what: str) -> BaseSampler:
+        # Seeds of text differ in all bits from one turn to the next, which numbers that follow one another need not.
+        return self._make(random.Random(f"{self._seed}/{turn(study, trial)}/{what}").getrandbits(32))
+
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Make the trial's own sampler."""
-        # Text seeds differ in all bits from one turn to the next, which numbers that follow one another need not.
-        self._inner = self._make(random.Random(f"{self._seed}/{turn(study, trial)}").getrandbits(32))
+        self._inner = self._seeded(study, trial, "")
         self._inner.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -125,8 +131,9 @@ class SeededByTrial(BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Ask the trial's sampler."""
-        return self._inner.sample_independent(study, trial, param_name, param_distribution)
+        """Ask a sampler of this value's own."""
+        own = self._seeded(study, trial, param_name)
+        return own.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None

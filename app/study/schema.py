@@ -153,8 +153,17 @@ class _Trials:
             return
         if first == self._problem({}):
             raise ValueError(f"the experiment is refused, whatever the space sets: {first}")
-        beside = self._beside(parameter, trials[0])
-        raise ValueError(f"{parameter.key}: {stored_text(value)}: {first}{beside}{_hint(value, first)}")
+        blamed = self._space[self._to_blame(parameter.key, trials[0], first)]
+        value = trials[0][blamed.key]
+        beside = self._beside(blamed, trials[0])
+        raise ValueError(f"{blamed.key}: {stored_text(value)}: {first}{beside}{_hint(value, first)}")
+
+    def _to_blame(self, key: str, trial: Mapping[str, Any], problem: str) -> str:
+        """The key without which a trial would not have this problem: `key`, or else another."""
+        for one in (key, *trial):
+            if self._problem({other: value for other, value in trial.items() if other != one}) != problem:
+                return one
+        return key
 
     def _trials_with(self, parameter: Parameter, value: Any, known: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Trials with one value given: first beside the experiment's own values, then beside others."""
