@@ -16,8 +16,9 @@ from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
 from app.comparison.overrides import apply_overrides, expand, flatten, nearest
+from app.study.parameter import Parameter, contains, is_active, stored_text
 from app.study.plan import SEED_KEYS
-from app.study.space import Parameter, Space, contains, is_active, stored_text
+from app.study.space import Space
 from app.study.trial_config import with_values
 
 if TYPE_CHECKING:

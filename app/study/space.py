@@ -12,118 +12,19 @@ In a trial without a key the class's default holds, whatever the experiment says
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.comparison.overrides import get, nearest
 from app.comparison.yaml_file import read_yaml
+from app.study.parameter import Parameter, contains, is_active, same, stored_text
+from app.study.parameter_file import EXAMPLE, read_parameter
 
 if TYPE_CHECKING:
     import optuna
 
-RANGE_FIELDS = ("low", "high", "step", "log", "when")
-CHOICE_FIELDS = ("choices", "when")
-FIELDS = ("low", "high", "step", "log", "choices", "when")
 _ABSENT = object()
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """What one key of the configuration may be: a range (low and high belong to it) or choices.
-
-    `when`: for each other key the values with which this one is there; all must hold.
-    """
-
-    key: str
-    low: float | None = None
-    high: float | None = None
-    step: float | None = None
-    log: bool = False
-    choices: tuple[Any, ...] | None = None
-    when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-
-    @property
-    def kind(self) -> str:
-        """float, int or choice."""
-        if self.choices is not None:
-            return "choice"
-        return "int" if all(type(value) is int for value in (self.low, self.high, self.step or 1)) else "float"
-
-    def plain(self) -> dict[str, Any]:
-        """The parameter as its YAML has it, without what has no effect."""
-        if self.choices is not None:
-            plain: dict[str, Any] = {"choices": list(self.choices)}
-        else:
-            plain = {"low": self.low, "high": self.high}
-            plain |= {"step": self.step} if self.step is not None else {}
-            plain |= {"log": True} if self.log else {}
-        return plain | ({"when": {key: list(values) for key, values in self.when.items()}} if self.when else {})
-
-    def suggest(self, trial: optuna.trial.BaseTrial) -> Any:
-        """Let the trial choose."""
-        if self.choices is not None:
-            return self.read(trial.suggest_categorical(self.key, [stored(choice) for choice in self.choices]))
-        if self.kind == "int":
-            low, high, step = int(self.low or 0), int(self.high or 0), int(self.step or 1)
-            return trial.suggest_int(self.key, low, high, step=step, log=self.log)
-        low_, high_ = float(self.low or 0), float(self.high or 0)
-        return self.read(trial.suggest_float(self.key, low_, high_, step=self.step, log=self.log))
-
-    def read(self, value: Any) -> Any:
-        """Turn what Optuna stores into the configuration's value."""
-        if self.choices is not None:
-            return next((choice for choice in self.choices if same(stored(choice), value)), value)
-        return value if self.step is None or self.kind == "int" else self._on_step(value)
-
-    def params_value(self, value: Any) -> Any:
-        """Turn a configuration's value into what Optuna stores. Errors: ValueError where it is not valid here."""
-        if self.choices is not None:
-            for choice in self.choices:
-                if same(choice, value):
-                    return stored(choice)
-        elif _is_number(value) and (self.kind == "float" or type(value) is int) and self._holds(value):
-            if self.kind == "int":
-                return value
-            return float(value) if self.step is None else self._on_step(value)
-        raise ValueError(f"{self.key}: {value!r} is not in {self.in_words()}")
-
-    def count(self) -> int | None:
-        """How many values there are; None where there is no end of them."""
-        if self.choices is not None:
-            return len(self.choices)
-        step = self.step or (1 if self.kind == "int" else None)
-        return None if step is None else int((_exact(self.high) - _exact(self.low)) / _exact(step)) + 1
-
-    def all_values(self) -> Iterator[Any]:
-        """Every value, of a parameter that has an end of them."""
-        if self.choices is not None:
-            yield from self.choices
-            return
-        for index in range(self.count() or 0):
-            exact = _exact(self.low) + index * _exact(self.step or 1)
-            yield int(exact) if self.kind == "int" else float(exact)
-
-    def in_words(self) -> str:
-        """What is valid, for an error's end."""
-        if self.choices is not None:
-            return ", ".join(stored_text(choice) for choice in self.choices)
-        step = f" in steps of {self.step}" if self.step else ""
-        return f"{self.low} to {self.high}{step}"
-
-    def _holds(self, value: float) -> bool:
-        low, high = float(self.low or 0), float(self.high or 0)
-        step = self.step or (1 if self.kind == "int" else None)
-        return low <= value <= high and (step is None or math.isclose(self._on_step(value), value, rel_tol=1e-9))
-
-    def _on_step(self, value: float) -> float:
-        """The nearest value of the steps, written as a person would: 0.3 and not 0.30000000000000004."""
-        step = _exact(self.step or 1)
-        return float(_exact(self.low) + round((_exact(value) - _exact(self.low)) / step) * step)
 
 
 class Space:
@@ -228,8 +129,8 @@ def read_space(content: Mapping[str, Any]) -> Space:
     Errors: ValueError naming the key, what is valid and the nearest.
     """
     if not isinstance(content, Mapping) or not content:
-        raise ValueError(f"a search space maps keys to what they may be, as in {_EXAMPLE}; got {content!r}")
-    parameters = [_read_parameter(key, given) for key, given in content.items()]
+        raise ValueError(f"a search space maps keys to what they may be, as in {EXAMPLE}; got {content!r}")
+    parameters = [read_parameter(key, given) for key, given in content.items()]
     _check_prefixes([parameter.key for parameter in parameters])
     by_key = {parameter.key: parameter for parameter in parameters}
     for parameter in parameters:
@@ -242,14 +143,6 @@ def read_space(content: Mapping[str, Any]) -> Space:
                     f"{parameter.key}: its conditions on {parent} contradict each other; it is never there"
                 )
     return space
-
-
-_EXAMPLE = "model.init_args.lr: {low: 1.0e-4, high: 1.0e-1, log: true}"
-
-
-def is_active(parameter: Parameter, values: Mapping[str, Any]) -> bool:
-    """Whether a parameter is there beside these values of its parents."""
-    return all(key in values and contains(allowed, values[key]) for key, allowed in parameter.when.items())
 
 
 def in_order(parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
@@ -269,30 +162,6 @@ def in_order(parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
     for parameter in parameters:
         visit(parameter, ())
     return tuple(done.values())
-
-
-def stored(choice: Any) -> Any:
-    """What Optuna stores of a choice: it takes only plain values, so lists and mappings travel as JSON text.
-
-    >>> stored("all"), stored([0, 1])
-    ('all', '[0, 1]')
-    """
-    return json.dumps(choice, sort_keys=True) if isinstance(choice, list | Mapping) else choice
-
-
-def stored_text(choice: Any) -> str:
-    """A choice as the YAML has it."""
-    return choice if isinstance(choice, str) else json.dumps(choice, sort_keys=True)
-
-
-def same(one: Any, other: Any) -> bool:
-    """Equality for which true is not 1."""
-    return isinstance(one, bool) == isinstance(other, bool) and one == other
-
-
-def contains(values: Sequence[Any], value: Any) -> bool:
-    """Whether a value is among these, where true is not 1."""
-    return any(same(each, value) for each in values)
 
 
 def _count(parameters: Sequence[Parameter], mentioned: Mapping[str, list[Any]], values: Mapping[str, Any]) -> int:
@@ -322,99 +191,6 @@ def _points(parameters: Sequence[Parameter], values: dict[str, Any]) -> Iterator
         yield from _points(rest, {**values, first.key: value})
 
 
-def _read_parameter(key: Any, given: Any) -> Parameter:
-    if not isinstance(key, str):
-        raise ValueError(f"key {key!r}: expected a dotted key of the configuration, as in {_EXAMPLE}")
-    if isinstance(given, list):
-        given = {"choices": given}
-    if not isinstance(given, Mapping):
-        raise ValueError(f"{key}: expected a list of choices or {{low: ..., high: ...}}, got {given!r}")
-    _check_fields(key, given)
-    when = _read_when(key, given.get("when"))
-    if "choices" in given:
-        return Parameter(key, choices=_read_choices(key, given["choices"]), when=when)
-    return _read_range(key, given, when)
-
-
-def _check_fields(key: str, given: Mapping[str, Any]) -> None:
-    unknown = [name for name in given if name not in FIELDS]
-    if unknown and len(unknown) == len(given):
-        raise ValueError(
-            f"{key}: {unknown[0]!r} is no field of a parameter ({nearest(unknown[0], FIELDS)}); "
-            f"nested keys are written in one, as in {_EXAMPLE}"
-        )
-    if unknown:
-        raise ValueError(f"{key}: unknown field {unknown[0]!r}; {nearest(unknown[0], FIELDS)}")
-    mixed = [name for name in given if name not in CHOICE_FIELDS]
-    if "choices" in given and mixed:
-        raise ValueError(f"{key}: choices and {mixed[0]} exclude each other; keep one")
-    missing = [name for name in ("low", "high") if name not in given]
-    if "choices" not in given and missing:
-        raise ValueError(
-            f"{key}: {' and '.join(missing)} missing; expected {{low: ..., high: ...}} or {{choices: [...]}}"
-        )
-
-
-def _read_choices(key: str, choices: Any) -> tuple[Any, ...]:
-    if not isinstance(choices, list) or not choices:
-        raise ValueError(f"{key}: choices: expected a list of one value or more, got {choices!r}")
-    for index, choice in enumerate(choices):
-        _check_plain(key, choice)
-        # Optuna tells stored values apart by ==, for which true is 1.
-        if any(stored(choice) == stored(other) for other in choices[:index]):
-            raise ValueError(f"{key}: choice {stored_text(choice)} is given twice; keep one")
-    return tuple(choices)
-
-
-def _check_plain(key: str, choice: Any) -> None:
-    try:
-        json.dumps(choice, allow_nan=False)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"{key}: choice {choice}: expected text, a number, true, false, null, or a list or mapping of these; "
-            "put quotes round it if text is meant"
-        ) from None
-
-
-def _read_range(key: str, given: Mapping[str, Any], when: Mapping[str, tuple[Any, ...]]) -> Parameter:
-    low, high, step, log = given["low"], given["high"], given.get("step"), given.get("log", False)
-    for name, value in (("low", low), ("high", high), ("step", step)):
-        if not (_is_number(value) or (name == "step" and value is None)):
-            raise ValueError(f"{key}: {name}: expected a number, got {value!r}")
-    if not isinstance(log, bool):
-        raise ValueError(f"{key}: log: expected true or false, got {log!r}")
-    if low > high:
-        raise ValueError(f"{key}: low {low} is above high {high}; exchange them")
-    if low == high:
-        raise ValueError(
-            f"{key}: low and high are both {low}, so there is nothing to search; write [{low}] or leave it out"
-        )
-    if log and low <= 0:
-        raise ValueError(f"{key}: log needs a low above 0, got {low}; raise it or leave log out")
-    if log and step is not None:
-        raise ValueError(f"{key}: log and step exclude each other; keep one")
-    if step is not None:
-        _check_step(key, low, high, step)
-    return Parameter(key, low, high, step, log, when=when)
-
-
-def _check_step(key: str, low: float, high: float, step: float) -> None:
-    if step <= 0:
-        raise ValueError(f"{key}: step: expected a number above 0, got {step}")
-    steps = (_exact(high) - _exact(low)) / _exact(step)
-    if steps != int(steps):
-        reached = _exact(low) + max(int(steps), 1) * _exact(step)
-        raise ValueError(f"{key}: steps of {step} from low {low} do not reach high {high}; write high: {reached}")
-
-
-def _read_when(key: str, given: Any) -> dict[str, tuple[Any, ...]]:
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping) or not given:
-        raise ValueError(f"{key}: when: expected {{OTHER_KEY: VALUE}} or {{OTHER_KEY: [VALUES]}}, got {given!r}")
-    return {str(parent): tuple(values) if isinstance(values, list) else (values,) for parent, values in given.items()}
-
-
 def _check_when(parameter: Parameter, by_key: Mapping[str, Parameter]) -> None:
     for key, values in parameter.when.items():
         where = f"{parameter.key}: when: {key}"
@@ -439,12 +215,3 @@ def _check_prefixes(keys: Sequence[str]) -> None:
         for other in keys:
             if other.startswith(f"{key}."):
                 raise ValueError(f"{other} lies inside {key}, which would replace it; keep one of them")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _exact(value: Any) -> Decimal:
-    """The number as it is written: 0.1 is a tenth."""
-    return Decimal(str(value))

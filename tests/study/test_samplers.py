@@ -9,8 +9,9 @@ from optuna.storages import InMemoryStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
 
 from app.study.objectives import read_objectives
+from app.study.parameter import is_active
 from app.study.samplers import PRUNERS, SAMPLERS, check_pruner, make_pruner, make_sampler, turn
-from app.study.space import is_active, read_space
+from app.study.space import read_space
 from app.study.storage import SURPLUS
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

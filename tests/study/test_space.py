@@ -182,6 +182,7 @@ def test_conditions_are_followed_up_to_the_first_parent():
         ("a: [[0, 1], [0, 1]]", "a: choice [0, 1] is given twice"),
         ("a: [1, true]", "a: choice true is given twice"),
         ("a: [2020-01-01]", "put quotes round it"),
+        ("a: [{0: 1}]", "a: choice {0: 1}: expected text"),
         ("a: [.nan]", "a: choice nan: expected text, a number"),
         ("a: {choices: [1, 2], step: 1}", "a: choices and step exclude each other"),
         ("a: 3", "a: expected a list of choices or {low: ..., high: ...}, got 3"),
