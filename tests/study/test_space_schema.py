@@ -171,7 +171,7 @@ def test_a_shipped_space_fits_generated_digits_and_its_trials_start(path, digits
     space = load_space(path)
     check_space(space, digits)
     draw = random.Random(0)
-    for _ in range(4):
+    for _ in range(2):
         values = {}
         for parameter in space.parameters:
             if all(values.get(key) in valid for key, valid in parameter.when.items()):
