@@ -17,6 +17,7 @@ TRAINER_COMMANDS = {
 }
 OTHER_COMMANDS = {
     "compare": "run a grid of rules, wirings, folds and seeds, and write its table",
+    "sweep": "search an experiment's settings: samplers, pruners, several objectives; resumable",
     "bench": "time training steps and inference ticks, and measure memory",
     "dashboard": "compare runs in the browser, on this machine only",
     "data": "index videos, verify them, list what is missing or broken",

@@ -52,8 +52,8 @@ def distinct(cells: Iterable[Cell]) -> list[Cell]:
     return chosen
 
 
-def in_a_comparison(message: str) -> str:
-    """Return a message with how the options that it names are given to `compare`.
+def in_a_comparison(message: str, here: str = "In a comparison") -> str:
+    """Return a message with how the options that it names are given to `compare`, or to another command (`here`).
 
     >>> in_a_comparison("give --data.root DIR")
     'give --data.root DIR. In a comparison: --set data.init_args.root=...'
@@ -62,4 +62,4 @@ def in_a_comparison(message: str) -> str:
     if not named:
         return message
     keys = (re.sub(r"^(data|model)[.]", r"\1.init_args.", option) for option in named)
-    return f"{message.rstrip('.')}. In a comparison: --set {' '.join(f'{key}=...' for key in keys)}"
+    return f"{message.rstrip('.')}. {here}: --set {' '.join(f'{key}=...' for key in keys)}"

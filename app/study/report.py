@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from app.comparison.estimate import hours as duration
 from app.comparison.formats import MISSING, markdown_table, numbers, plain_table
 from app.study.summary import counts
 
@@ -38,20 +39,22 @@ def markdown(summary: Summary) -> str:
 
 def terminal(summary: Summary) -> str:
     """Return the best trials, or of several objectives the front, with what they say; no line is wider than 100."""
-    trials = {trial["number"]: trial for trial in summary["trials"]}
+    by_number = {trial["number"]: trial for trial in summary["trials"]}
     several = len(summary["objectives"]) > 1
     shown = summary["front"] if several else [trial["number"] for trial in ranked(summary)]
     lines = [f"{summary['study']}: {states(summary)}; {hours(summary)}"]
     if shown:
         title = "Pareto front: no trial is better in every objective" if several else "Best trials"
-        lines += ["", f"{title}", _trial_lines(summary, [trials[number] for number in shown[:SHOWN]])]
+        lines += ["", f"{title}", _trial_lines(summary, [by_number[number] for number in shown[:SHOWN]])]
         lines += [f"... and {len(shown) - SHOWN} more"] if len(shown) > SHOWN else []
     for entry in summary["importances"]:
-        words = ", ".join(f"{short(key, summary['space'])} {share:.0%}" for key, share in entry["values"].items())
+        words = ", ".join(
+            f"{short(key, summary['space'])} {100 * share:.0f} %" for key, share in entry["values"].items()
+        )
         lines.append(f"Importance for {entry['metric']}: {words}")
-    failed = [trial for trial in summary["trials"] if trial["state"] == "failed"]
-    lines += [f"failed: trial {trial['number']}: {one_line(trial['error'])}" for trial in failed[:SHOWN]]
-    lines += [f"... and {len(failed) - SHOWN} more"] if len(failed) > SHOWN else []
+    errors = failures(summary)
+    lines += [f"Failed: {named(trials)}: {error}" for error, trials in list(errors.items())[:SHOWN]]
+    lines += [f"... and {len(errors) - SHOWN} errors more"] if len(errors) > SHOWN else []
     if summary["best"]:
         lines += ["", caution(summary)]
     return "\n".join(_fitted(line) for line in "\n".join(lines).splitlines())
@@ -87,8 +90,8 @@ def states(summary: Summary) -> str:
 
 
 def hours(summary: Summary) -> str:
-    """Return what all runs took, in core-hours."""
-    return f"{summary['cpu_seconds'] / 3600:.2f} core-hours"
+    """Return what all runs took of one core: `12 min of core time`."""
+    return f"{duration(summary['cpu_seconds'])} of core time"
 
 
 def caution(summary: Summary) -> str:
@@ -150,9 +153,26 @@ def objective_text(summary: Summary, values: Sequence[float | None]) -> str:
     return ", ".join(f"{each['metric']} {figure(value)}" for each, value in pairs)
 
 
-def one_line(error: str | None) -> str:
-    """Return an error without its line breaks."""
-    return " ".join((error or "no reason is known").split())
+def failures(summary: Summary) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the failed trials by their error, which is one line."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for trial in summary["trials"]:
+        if trial["state"] == "failed":
+            found.setdefault(" ".join((trial["error"] or "no reason is known").split()), []).append(trial)
+    return found
+
+
+def named(trials: Sequence[Mapping[str, Any]]) -> str:
+    """Return `trial 3`, or `trials 3, 5`."""
+    return f"trial{'s' * (len(trials) > 1)} {numbers([trial['number'] for trial in trials])}"
+
+
+def space_text(space: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the space as a table for the terminal."""
+    lines = [["key", "values", "only where"], *space_rows(space)]
+    widths = [max(len(line[column]) for line in lines) for column in range(3)]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
 def _headline(summary: Summary) -> str:
@@ -165,7 +185,7 @@ def _headline(summary: Summary) -> str:
         ["trials", states(summary)],
         ["all runs", hours(summary)],
     ]
-    return markdown_table(["study", summary["study"]], rows)
+    return _words_table(["study", summary["study"]], rows)
 
 
 def _best(summary: Summary) -> str:
@@ -175,14 +195,14 @@ def _best(summary: Summary) -> str:
     title = "## Best trial" if len(summary["objectives"]) == 1 else "## Best trial by the first objective"
     rows = [[key, _word(value)] for key, value in best["params"].items()]
     text = f"Trial {best['trial']}: {objective_text(summary, best['values'])}\n"
-    table = markdown_table(["key", "value"], rows)
+    table = _words_table(["key", "value"], rows)
     return "\n".join([f"{title}\n", text, table, f"    {best['command']}\n", f"{caution(summary)}\n"])
 
 
 def _importances(summary: Summary) -> str:
     lines = ["## What mattered\n"]
     for entry in summary["importances"]:
-        rows = [[key, f"{share:.0%}", "█" * round(BAR * share)] for key, share in entry["values"].items()]
+        rows = [[key, f"{100 * share:.0f} %", "█" * round(BAR * share)] for key, share in entry["values"].items()]
         lines += [f"{entry['metric']}, over {entry['trials']} complete trials:\n"]
         lines += [markdown_table(["key", "importance", ""], rows)]
     if summary["importances_why_none"]:
@@ -229,15 +249,20 @@ def _trial_table(summary: Summary, trials: Sequence[Mapping[str, Any]]) -> str:
 
 def _failed(summary: Summary) -> str:
     lines = [
-        f"- Trial {trial['number']} ({settings(trial['params'])}): {one_line(trial['error'])}"
-        for trial in summary["trials"]
-        if trial["state"] == "failed"
+        f"- {named(trials).capitalize()}: {error}\n"
+        + "".join(f"    - {trial['number']}: {settings(trial['params'])}\n" for trial in trials)
+        for error, trials in failures(summary).items()
     ]
-    return "## Failed trials\n\n" + "\n".join(lines) + "\n" if lines else ""
+    return "## Failed trials\n\n" + "".join(lines) if lines else ""
 
 
 def _space(summary: Summary) -> str:
-    return "## Space\n\n" + markdown_table(["key", "values", "only where"], space_rows(summary["space"]))
+    return "## Space\n\n" + _words_table(["key", "values", "only where"], space_rows(summary["space"]))
+
+
+def _words_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns are words, and so begin at the left."""
+    return markdown_table(header, rows).replace(" ---: ", " --- ", len(header) - 1)
 
 
 def _domain(plain: Mapping[str, Any]) -> str:

@@ -51,12 +51,12 @@ def test_the_report_says_what_ran_and_what_came_of_it(summary):
         "| sampler, pruner | tpe (seed 0), none |",
         "| a trial's runs | folds 0, 1, seed 3; its value is their mean |",
         "| trials | 12 complete, 1 pruned, 1 failed, 1 running of 20 trials |",
-        "| all runs | 0.12 core-hours |",
+        "| all runs | 7 min of core time |",
         "Trial 11: val/top1 0.9\n",
         f"| {LR} | 0.1 |",
         "    skip-sideways fit --config runs/sweeps/digits/best.yaml\n",
-        "- Trial 13 (lr 0.01, wiring concat, lag_scaling inverse, lag_strength 1, train_units all): "
-        "ValueError: width 0.1 | is too small\n",
+        "- Trial 13: ValueError: width 0.1 | is too small\n"
+        "    - 13: lr 0.01, wiring concat, lag_scaling inverse, lag_strength 1, train_units all\n",
         f"| {LR} | 0.001 to 0.1, log |  |",
         f"| {STRENGTH} | 0.5 to 2 | lag_scaling is inverse |",
         f"| {UNITS} | all, [3, 4] |  |",
@@ -68,7 +68,7 @@ def test_the_report_says_what_ran_and_what_came_of_it(summary):
 def test_importances_are_shares_with_bars(summary):
     section = markdown(summary).split("## What mattered")[1].split("##")[0]
     rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| model.")]
-    shares = [int(row[1].removesuffix("%")) for row in rows]
+    shares = [int(row[1].removesuffix(" %")) for row in rows]
     assert rows[0][0] == f"| {LR}"
     assert sum(shares) == pytest.approx(100, abs=2)
     assert [row[2].count("█") for row in rows] == [round(share / 5) for share in shares]
@@ -91,6 +91,19 @@ def test_several_objectives_have_a_front(front):
     assert terminal(front).splitlines()[2] == "Pareto front: no trial is better in every objective"
 
 
+def test_one_error_of_many_trials_is_told_once():
+    plan = make_plan()
+    study = make_study(plan)
+    for error in ("ValueError: a", "ValueError: b", "ValueError: a"):
+        add(study, plan, state=TrialState.FAIL, user={"error": error})
+    summary = summarise(study, plan)
+    assert terminal(summary).splitlines()[1:] == [
+        "Failed: trials 0, 2: ValueError: a",
+        "Failed: trial 1: ValueError: b",
+    ]
+    assert markdown(summary).count("ValueError: a") == 1
+
+
 def test_nothing_complete_yet():
     plan = make_plan()
     study = make_study(plan)
@@ -98,7 +111,7 @@ def test_nothing_complete_yet():
     summary = summarise(study, plan)
     assert "No trial is complete yet." in markdown(summary)
     assert "No importances: 0 complete trials; importances need at least 4." in markdown(summary)
-    assert "failed: trial 0: no reason is known" in terminal(summary)
+    assert "Failed: trial 0: no reason is known" in terminal(summary)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +142,7 @@ def test_report_and_terminal_depend_on_the_study_alone(summary):
 def test_the_terminal_shows_the_best_and_fits(summary):
     lines = terminal(summary).splitlines()
     assert max(map(len, lines)) <= WIDTH
-    assert lines[0] == "digits: 12 complete, 1 pruned, 1 failed, 1 running of 20 trials; 0.12 core-hours"
+    assert lines[0] == "digits: 12 complete, 1 pruned, 1 failed, 1 running of 20 trials; 7 min of core time"
     assert [line.split()[:2] for line in lines[5:10]] == [
         [str(number), value]
         for number, value in zip(range(11, 6, -1), ["0.9", "0.8636", "0.8273", "0.7909", "0.7545"], strict=True)
