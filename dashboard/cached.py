@@ -67,6 +67,11 @@ def left_out(uri: str) -> dict[str, int]:
     return _store(uri).left_out
 
 
+def studies(uri: str) -> pd.DataFrame:
+    """Return `Store.studies`, as old as `runs`. Raises StoreMissing, StoreUnreachable."""
+    return _store(uri).studies
+
+
 def comparison_table(runs: pd.DataFrame, control: tables.Control, score: Score, **choice: Any) -> pd.DataFrame:
     """Return `tables.comparison_table`, made again only where the runs or the choice are others."""
     read = [*tables.READ, *(name for name in (*METRICS, score.metric) if name in runs and name not in tables.READ)]

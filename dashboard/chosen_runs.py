@@ -24,20 +24,27 @@ _RESETS = ("comparison", "runs", "rows", "control")  # the last two: of the page
 
 def for_store(uri: str, title: str, body: Callable[[pd.DataFrame], None]) -> None:
     """Draw a page's title, then `body` with the store's runs, or what to type where there are none."""
-    left, right = st.columns([8, 1], vertical_alignment="bottom")
-    left.title(title, anchor=False)
-    if right.button("Reload", icon=":material/refresh:", width="stretch", help="Read the store again"):
-        cached.forget()
+    heading(title)
     try:
         runs = cached.runs(uri)
         if runs.empty:
-            empty.nothing_yet("The store has no training run (tag `kind` = `run`).", uri)
+            studies = len(cached.studies(uri))
+            swept = f", but {studies:,} {'study' if studies == 1 else 'studies'}: see the page Sweep" if studies else ""
+            empty.nothing_yet(f"The store has no training run (tag `kind` = `run`){swept}.", uri)
         else:
             body(runs.fillna({"dataset": "unknown"}))
     except StoreMissing as reason:
         empty.nothing_yet(str(reason), uri)
     except StoreUnreachable as reason:
         empty.no_answer(str(reason), uri)
+
+
+def heading(title: str) -> None:
+    """Draw a page's title and the button that reads the store again."""
+    left, right = st.columns([8, 1], vertical_alignment="bottom")
+    left.title(title, anchor=False)
+    if right.button("Reload", icon=":material/refresh:", width="stretch", help="Read the store again"):
+        cached.forget()
 
 
 def choose_scope(runs: pd.DataFrame) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from dashboard.names import code, escaped
 from dashboard.plain import sentence
 
 FILL = "make demo"
+SWEEP = "skip-sideways sweep --config EXPERIMENT.yaml --space SPACE.yaml --trials 20"
 FILL_COMMAND = "skip-sideways compare --config app/configs/comparisons/demo.yaml"
 
 
@@ -18,6 +19,14 @@ def nothing_yet(reason: str, uri: str) -> None:
     st.code(FILL, language="bash")
     st.markdown("or, in an environment that is already set up:")
     st.code(FILL_COMMAND, language="bash")
+    _other_store(uri)
+
+
+def no_study(reason: str, uri: str) -> None:
+    """Show that the store at `uri` has no study, and the command that makes one."""
+    st.info(f"**No study yet.** {escaped(reason)}")
+    st.markdown("Let Optuna choose the settings of an experiment (`SPACE.yaml`: which keys, and their ranges):")
+    st.code(SWEEP, language="bash")
     _other_store(uri)
 
 

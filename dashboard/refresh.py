@@ -30,8 +30,12 @@ def _look(uri: str, seen: str) -> None:
 def _state(uri: str) -> tuple[str, bool]:
     """Return what tells a changed store from the same, and whether it can be expected to change."""
     try:
-        runs = cached.runs(uri)
+        runs, studies = cached.runs(uri), cached.studies(uri)
     except (StoreMissing, StoreUnreachable) as reason:
         return type(reason).__name__, True
-    digest = hash_pandas_object(runs[_WATCHED].astype(str), index=False).sum()
-    return str(digest), runs.empty or bool(runs["status"].isin(["RUNNING", "SCHEDULED"]).any())
+    digests = [
+        hash_pandas_object(table.astype(str), index=False).sum()
+        for table in (runs[_WATCHED], studies[["run_id", "status", "ended"]])
+    ]
+    going = any(table["status"].isin(["RUNNING", "SCHEDULED"]).any() for table in (runs, studies))
+    return str(digests), runs.empty or going

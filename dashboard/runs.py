@@ -87,17 +87,22 @@ COLUMNS = ("run_id", "name", "status", "started", "ended", "control", *TAGS, *ME
 _MORE_METRICS = re.compile(r"(test|val|memory|latency)/[a-z0-9_]{1,40}(/[a-z0-9_]{1,40})?")
 _MOST_METRICS = 200  # further columns; what is beyond them is left out
 _LARGEST = 1e300  # MLflow keeps infinity as the largest double
-_OWN_KINDS = ("run", "comparison", "evaluation", "bench")
+_OWN_KINDS = ("run", "comparison", "evaluation", "bench", "sweep", "trial")  # trials: the runs below a sweep
+STUDY_COLUMNS = ("run_id", "name", "status", "started", "ended")
 _PAGE = 1000  # runs a request; MLflow's server refuses more than 50,000
 MOST_RUNS = 20_000  # read from one store, those of other projects included
 
 
 @dataclass(frozen=True)
 class Store:
-    """What one reading of a store found: `runs` (see `read_runs`), and how many runs it leaves out, and why."""
+    """What one reading of a store found: `runs` (see `read_runs`), `studies`, how many runs it leaves out, and why.
+
+    `studies`: a line a sweep, the newest first, columns STUDY_COLUMNS.
+    """
 
     runs: pd.DataFrame
     left_out: dict[str, int]
+    studies: pd.DataFrame
 
 
 class StoreMissing(ValueError):  # noqa: N818 - a state to show to the user, not a fault
@@ -154,14 +159,14 @@ def check_sqlite(path: Path) -> None:
 
 
 def read_store(client: MlflowClient, uri: str) -> Store:
-    """Return the training runs of every experiment, and the number of other runs by what they are.
+    """Return the training runs and the studies of every experiment, and the number of other runs by what they are.
 
     At most MOST_RUNS runs are read, the newest first.
     """
     with translated(uri), _without_collecting():
         experiments = [experiment.experiment_id for experiment in _experiments(client)]
         controls: dict[str, str] = {}
-        records, left_out = [], Counter[str]()
+        records, studies, left_out = [], [], Counter[str]()
         for number, run in enumerate(_runs(client, experiments)):
             if number == MOST_RUNS:
                 left_out[f"beyond the newest {MOST_RUNS:,} of the store, or more,"] = 1
@@ -171,13 +176,15 @@ def read_store(client: MlflowClient, uri: str) -> Store:
                 controls[run.info.run_id] = clean(run.data.tags.get("control", ""))
             elif kind == "run" and version == SCHEMA_VERSION:
                 records.append(_record(run))
-            elif kind == "run":
+            elif kind == "sweep" and version == SCHEMA_VERSION:
+                studies.append(_study(run))
+            elif kind in ("run", "sweep"):
                 left_out[_other_version(version)] += 1
             elif kind not in _OWN_KINDS:
                 left_out["of other projects"] += 1
     for record in records:
         record["control"] = controls.get(record.pop("parent")) or None
-    return Store(as_table(records), dict(sorted(left_out.items())))
+    return Store(as_table(records), dict(sorted(left_out.items())), _as_studies(studies))
 
 
 @contextmanager
@@ -216,10 +223,20 @@ def as_table(records: list[dict[str, Any]]) -> pd.DataFrame:
     table = pd.DataFrame.from_records(records, columns=[*COLUMNS, *more]).astype(object)
     for column in ("fold", "seed"):
         table[column] = table[column].map(_integer).astype("Int64")
-    for column in ("started", "ended"):
-        table[column] = pd.to_datetime(table[column].astype("Int64"), unit="ms", utc=True, errors="coerce")
+    _read_times(table)
     # A copy is of one piece: pandas warns of what is put together column by column.
     return table.astype(dict.fromkeys([*METRICS, *more], "float64")).copy()
+
+
+def _as_studies(records: list[dict[str, Any]]) -> pd.DataFrame:
+    table = pd.DataFrame.from_records(records, columns=list(STUDY_COLUMNS)).astype(object)
+    _read_times(table)
+    return table.sort_values("started", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def _read_times(table: pd.DataFrame) -> None:
+    for column in ("started", "ended"):
+        table[column] = pd.to_datetime(table[column].astype("Int64"), unit="ms", utc=True, errors="coerce")
 
 
 def _integer(value: object) -> int | None:
@@ -257,6 +274,13 @@ def _record(run: Run) -> dict[str, Any]:
     record.update(run_id=info.run_id, name=clean(info.run_name or ""), status=info.status)
     record.update(started=info.start_time, ended=info.end_time, parent=given.get("mlflow.parentRunId", ""))
     return record
+
+
+def _study(run: Run) -> dict[str, Any]:
+    info = run.info
+    name = clean(run.data.tags.get("study") or info.run_name or "") or "unnamed study"
+    return {"run_id": info.run_id, "name": name, "status": info.status, "started": info.start_time,
+            "ended": info.end_time}  # fmt: skip
 
 
 def _is_read(metric: str) -> bool:

@@ -1,4 +1,4 @@
-"""The dashboard's entry: the five pages and the navigation between them. Run by `skip-sideways dashboard`.
+"""The dashboard's entry: the six pages and the navigation between them. Run by `skip-sideways dashboard`.
 
     shell/Home.py --- st.navigation ---> pages/NAME.py: draw(uri)
 
@@ -34,6 +34,7 @@ PAGES = {  # module in dashboard/pages and address: title. No icons: a browser w
     "frames": "Predicted frames",
     "learning": "Learning",
     "run": "Run",
+    "sweep": "Sweep",
 }
 
 

@@ -1,0 +1,303 @@
+"""Sweep: one study, that is which values were tried, what they gave, and the command that runs the best.
+
+study  ->  facts, progress  ->  Pareto front | best trial  ->  history, importances  ->  parallel coordinates
+       ->  values over steps  ->  all trials, errors
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import (
+    cached,
+    chosen_runs,
+    empty,
+    links,
+    run_facts,
+    sweep_charts,
+    sweep_history,
+    sweep_parallel,
+    sweep_reading,
+    sweep_tables,
+)
+from dashboard.chosen_runs import GOING
+from dashboard.names import code
+from dashboard.plain import sentence
+from dashboard.runs import StoreMissing, StoreUnreachable
+from dashboard.sweep_space import short
+from dashboard.sweep_study import COUNTED, Study
+
+if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
+SHOWN_ERRORS = 5
+SHOWN_NUMBERS = 20
+_ENDED_EARLY = {"KILLED": "was stopped before its end", "FAILED": "failed"}
+
+
+def draw(uri: str) -> None:
+    """Draw the page for the store at `uri`."""
+    chosen_runs.heading("Sweep")
+    try:
+        studies = cached.studies(uri)
+        if studies.empty:
+            empty.no_study("The store has no study (a run of tag `kind` = `sweep`).", uri)
+        else:
+            draw_chosen(uri, studies)
+    except StoreMissing as reason:
+        empty.no_study(str(reason), uri)
+    except StoreUnreachable as reason:
+        empty.no_answer(str(reason), uri)
+
+
+def titles_of(studies: pd.DataFrame) -> dict[str, str]:
+    """Return {run id: title}, the newest first; a name that several have with its start and the run's id."""
+    twice = studies["name"].duplicated(keep=False)
+    started = studies["started"].dt.strftime("%Y-%m-%d %H:%M UTC").fillna("not started")
+    told = studies["name"] + " · " + started + " · " + studies["run_id"].str[:8]
+    return dict(zip(studies["run_id"], studies["name"].where(~twice, told), strict=True))
+
+
+def draw_chosen(uri: str, studies: pd.DataFrame) -> None:
+    """Draw the choice of a study and its parts."""
+    asked = links.asked("study")
+    if asked and not studies["run_id"].isin(asked).any():
+        st.warning(f"The study {code(asked[0])} of the address is not in this store; here is another one.")
+    columns = st.columns([3, 2, 1], vertical_alignment="bottom")
+    with columns[0]:
+        resets = ["objective", "across", "upright", "log"]
+        run_id = links.choose("Study", titles_of(studies), "study", resets=resets)
+    run = studies[studies["run_id"] == run_id].iloc[0]
+    study = sweep_reading.study_of(uri, run_id, run["ended"])
+    if isinstance(study, str):
+        st.warning(f"This study cannot be shown: {sentence(study)}")
+    else:
+        draw_study(study, run, columns[1:])
+    if run["status"] in GOING:
+        sweep_reading.follow(uri, run_id, study)
+
+
+def draw_study(study: Study, run: pd.Series, beside: Sequence[DeltaGenerator]) -> None:
+    """Draw every part of a study. `beside`: the two places for the choices of objective and scale."""
+    draw_head(study, run)
+    for said in study.left_out:
+        st.warning(sentence(said))
+    if not study.trials:
+        st.info("No trial has begun yet.")
+        return
+    if len(study.objectives) > 1:
+        draw_front(study)
+    objective, log = choose_objective(study, *beside)
+    left, right = st.columns([5, 4], gap="large")
+    with left:
+        draw_best(study)
+    with right:
+        draw_importances(study, objective)
+    draw_history(study, objective, log=log)
+    draw_parallel(study, objective, log=log)
+    draw_curves(study)
+    draw_trials(study, objective)
+    draw_errors(study)
+
+
+def draw_head(study: Study, run: pd.Series) -> None:
+    """Draw what the study is, how far it is, and how to go on with one that ended early."""
+    facts: dict[str, str] = {}
+    for objective in study.objectives:
+        way = "Minimised" if objective.lower else "Maximised"
+        facts[way] = f"{facts[way]}, {objective.metric}" if way in facts else objective.metric
+    facts |= study.facts
+    if study.cpu_seconds is not None:
+        facts["Core-time"] = core_time(study.cpu_seconds)
+    facts["Began"] = "–" if pd.isna(run["started"]) else f"{run['started']:%Y-%m-%d %H:%M} UTC"
+    st.html(run_facts.description(facts))
+    counts = study.counts()
+    done = sum(counts.get(state, 0) for state in COUNTED)
+    listed = ", ".join(f"{number:,} {state}" for state, number in counts.items())
+    text = f"{done:,} of {study.asked:,} trials" + (f": {listed}" if listed else "")
+    if run["status"] in GOING:
+        st.progress(min(done / max(study.asked, 1), 1.0), text=text)
+    else:
+        st.markdown(text)
+    if run["status"] in _ENDED_EARLY:
+        st.warning(f"The study {_ENDED_EARLY[run['status']]}.", icon=":material/cancel:")
+    if run["status"] in _ENDED_EARLY or (run["status"] in GOING and not counts.get("running")):
+        draw_command(study.command, ("skip-sideways", "sweep"), "To go on with it, from the folder it was started in:")
+
+
+def core_time(seconds: float) -> str:
+    """Return core-seconds in hours, minutes or seconds."""
+    if seconds >= 3600:
+        return f"{seconds / 3600:,.1f} core-hours"
+    return f"{seconds / 60:.1f} core-minutes" if seconds >= 60 else f"{seconds:.0f} core-seconds"
+
+
+def draw_command(command: str, begins: tuple[str, ...], said: str) -> None:
+    """Draw a command to copy, quoted anew; nothing else than one of this program's own is offered to be copied."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = []
+    if tuple(words[: len(begins)]) != begins:
+        if command:
+            st.caption(f"The command that the study stored is none of `{' '.join(begins)}`, so it is not shown.")
+        return
+    st.markdown(said)
+    st.code(shlex.join(words), language="bash", wrap_lines=True)
+
+
+def draw_front(study: Study) -> None:
+    """Draw the Pareto front of two objectives, and as a table the trials that nothing beats."""
+    st.subheader("Pareto front", anchor=False)
+    if not study.complete():
+        st.info("No trial has a value of every objective yet.")
+        return
+    metrics = [objective.metric for objective in study.objectives]
+    across, upright = metrics[1], metrics[0]
+    if len(metrics) > 2:
+        left, right = st.columns(2)
+        with left:
+            across = links.choose("Across", metrics, "across", default=across)
+        with right:
+            upright = links.choose("Upright", [each for each in metrics if each != across], "upright")
+    st.altair_chart(sweep_charts.front(study, metrics.index(across), metrics.index(upright)), key="front_chart")
+    further = " of all objectives; the dotted line is the front of the two shown" if len(metrics) > 2 else ""
+    st.caption(
+        "A point is a complete trial. Filled, with their numbers: the Pareto front"
+        f"{further}, that is the trials that no other beats in one objective without losing in another."
+    )
+    draw_table(study, sweep_tables.front(study), "front_table")
+
+
+def draw_best(study: Study) -> None:
+    """Draw the best trial: its values, its parameters, its command."""
+    best = study.best
+    if best is None:
+        st.info("No trial is complete yet, so there is no best one.")
+        return
+    by = f", by {code(study.objectives[0].metric)}" if len(study.objectives) > 1 else ""
+    st.subheader(f"Best trial: {best.trial}", anchor=False)
+    values = zip(study.objectives, best.values, strict=True)
+    st.markdown(
+        " · ".join(f"{code(objective.metric)} **{sentence(short(value))}**" for objective, value in values) + by
+    )
+    draw_command(best.command, ("skip-sideways", "fit"), "To train it, from the folder the study was started in:")
+    st.dataframe(sweep_tables.parameters(best.params, study), hide_index=True, key="best_table", placeholder="–")
+
+
+def choose_objective(study: Study, first: DeltaGenerator, second: DeltaGenerator) -> tuple[int, bool]:
+    """Draw the choice of an objective, where there are several, and of the scale, where values span decades."""
+    metrics = [objective.metric for objective in study.objectives]
+    if len(metrics) > 1:
+        with first:
+            metric = links.choose("Objective shown", metrics, "objective")
+    else:
+        links.absent("objective")
+        metric = metrics[0]
+    objective = metrics.index(metric)
+    if not sweep_history.spans_decades(study, objective):
+        links.absent("log")
+        return objective, False
+    with second:
+        return objective, links.switch("Log scale", "log", default=True)
+
+
+def draw_history(study: Study, objective: int, *, log: bool) -> None:
+    """Draw the value of each trial and the best so far."""
+    st.subheader("History", anchor=False)
+    table = sweep_history.table(study, objective)
+    if table.empty:
+        st.info("No trial has begun yet.")
+        return
+    st.altair_chart(sweep_history.chart(study, objective, log=log), key="history_chart")
+    st.caption(sweep_history.caption(study.counts(), edge=bool(table["value"].isna().any())))
+
+
+def draw_importances(study: Study, objective: int) -> None:
+    """Draw what each parameter matters to an objective, or why that is not known."""
+    st.subheader("Importances", anchor=False)
+    metric = study.objectives[objective].metric
+    shares = study.importances.get(metric)
+    if not shares:
+        reason = study.why_no_importances or "the study stored none"
+        st.info(f"No importances of {code(metric)}: {sentence(reason)}.")
+        return
+    st.altair_chart(sweep_charts.importances(dict(shares), metric), key="importances_chart")
+    st.caption(
+        f"How much of the differences in {code(metric)} each parameter explains, as Optuna estimates it from "
+        f"{len(study.complete()):,} complete trials; together 1. Few trials say little."
+    )
+
+
+def draw_parallel(study: Study, objective: int, *, log: bool) -> None:
+    """Draw the parallel coordinates."""
+    st.subheader("Parallel coordinates", anchor=False)
+    complete = study.complete()
+    if not complete or not any(trial.params for trial in complete):
+        st.info("No complete trial with parameters yet.")
+        return
+    st.altair_chart(sweep_parallel.chart(study, objective, log=log), key="parallel_chart")
+    shown = len(sweep_parallel.drawn(study, objective))
+    said = f"A line is a complete trial, from its parameters down to {code(study.objectives[objective].metric)}."
+    said += f" Dark is good; the best, trial {study.ranked(objective)[0].number}, is bold."
+    if any(set(study.parameters) - set(trial.params) for trial in complete):
+        said += " At `–`: trials that do not have the parameter."
+    if shown < len(complete):
+        said += f" The best {shown:,} of {len(complete):,} trials."
+    st.caption(said)
+
+
+def draw_curves(study: Study) -> None:
+    """Draw what trials reported while they ran, where any did."""
+    reporting = sweep_charts.reporting(study)
+    if not reporting:
+        return
+    st.subheader("Values over steps", anchor=False)
+    st.altair_chart(sweep_charts.curves(study), key="curves_chart")
+    every = sum(bool(trial.steps) for trial in study.trials)
+    some = f" The best {len(reporting):,} of {every:,}." if len(reporting) < every else ""
+    st.caption(f"A line is a trial, with a marker at its last report; pruned ones end early. Bold: the best.{some}")
+
+
+def draw_trials(study: Study, objective: int) -> None:
+    """Draw all trials as a table, and the button that saves them."""
+    st.subheader("All trials", anchor=False)
+    listed = sweep_tables.ordered(study, objective)
+    draw_table(study, sweep_tables.trials(study, listed)[0].dropna(axis="columns", how="all"), "trials_table")
+    st.caption("The best first; a click on a column's head sorts by it.")
+    st.download_button("Download csv", sweep_tables.csv(study, listed), sweep_tables.file_name(study), key="trials_csv")
+
+
+def draw_table(study: Study, table: pd.DataFrame, key: str) -> None:
+    """Draw a table of `sweep_tables.trials` under the titles of its columns."""
+    titles = sweep_tables.trials(study, [])[1]
+    config: dict[str, Any] = {
+        name: st.column_config.NumberColumn(titles[name], format=_format(name))
+        if table[name].dtype.kind in "fi"
+        else st.column_config.TextColumn(titles[name])
+        for name in table
+    }
+    st.dataframe(table, hide_index=True, column_config=config, key=key, placeholder="–")
+
+
+def _format(name: str) -> str:
+    return {"number": "%d", "seconds": "%.0f", "cpu_seconds": "%.0f"}.get(name, "%.4g")
+
+
+def draw_errors(study: Study) -> None:
+    """Draw the errors of failed trials as they stand, each once."""
+    found = sweep_tables.errors(study)
+    if not found:
+        return
+    st.subheader("Errors", anchor=False)
+    for error, numbers in list(found.items())[:SHOWN_ERRORS]:
+        named = ", ".join(map(str, numbers[:SHOWN_NUMBERS])) + (" …" if len(numbers) > SHOWN_NUMBERS else "")
+        st.markdown(f"{'Trial' if len(numbers) == 1 else 'Trials'} {named}:")
+        st.code(error, language=None, wrap_lines=True)
+    if len(found) > SHOWN_ERRORS:
+        st.caption(f"{len(found) - SHOWN_ERRORS:,} other errors stand in the table of all trials.")
