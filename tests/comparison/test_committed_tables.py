@@ -7,6 +7,7 @@ import pytest
 from app.comparison.report import markdown
 from app.comparison.spec import load_comparison
 from app.comparison.store import Store
+from app.comparison.sweep_report import markdown as sweeps_markdown
 from app.comparison.tuning import trial_comparison
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +23,10 @@ def test_a_committed_table_is_made_from_its_records(folder):
     comparison = load_comparison(ROOT / f"app/configs/comparisons/{folder.name}.yaml")
     if (folder / "tuning.json").is_file():
         trials = Store(folder / "tuning.json")
-        text = markdown(trial_comparison(comparison), trials.header, trials.records)
+        if comparison.sweep:
+            text = sweeps_markdown(comparison, trials.header)
+        else:
+            text = markdown(trial_comparison(comparison), trials.header, trials.records)
         assert text == (folder / "tuning.md").read_text()
         choices = trials.header["choices"]
         comparison = comparison.with_overrides({row: choice["overrides"] for row, choice in choices.items()})

@@ -472,7 +472,7 @@ def test_the_shipped_sweep_is_fair_and_begins_with_the_rows_as_they_are(reposito
     comparison = load_comparison(repository / "app/configs/comparisons/weizmann_sweep.yaml")
     plans = row_plans(comparison, None, settings)
     assert list(plans) == ["skip_sideways", "backprop_shifted"]
-    assert {plan.trials for plan in plans.values()} == {16}
+    assert len({plan.trials for plan in plans.values()}) == 1
     assert not set(comparison.folds) & set(comparison.tuning_folds)
     keys = {
         name: [parameter.key.rsplit(".", 1)[-1] for parameter in plan.space.parameters] for name, plan in plans.items()
