@@ -115,11 +115,13 @@ def _run_study() -> StudyRunner:
 
 def _sweep(name: str, plan: Plan, record: SweepRecord, settings: Settings, runner: StudyRunner) -> None:
     """Run or continue a row's study, and keep what came of it."""
+    from app.study.schema import with_first
+
     unversioned(settings.output, SWEEPS)
     record.begin(name, plan)
     print(f"{name}: {count(plan.trials, 'trial')} of {count(len(plan.cells), 'run')}", file=sys.stderr, flush=True)
     try:
-        summary = runner(plan, settings.jobs)
+        summary = runner(with_first(plan), settings.jobs)
     except ValueError as error:
         text = str(error).replace("Give the new study a name (--study NAME)", "Give another --output")
         raise ValueError(f"row {name!r}: {text}") from error

@@ -24,7 +24,8 @@ class Plan:
     people. `trials`: how many the study shall have in all. A trial runs on every fold and seed and its value is the
     mean; without `folds` (None) or `seeds` (empty) the configuration's own. `storage`: a journal file or a database's
     URL. `limit_hours`: no trial starts after that many core-hours of the whole study. `grace_s`: seconds of silence
-    after which a worker counts as dead.
+    after which a worker counts as dead. `first`: Optuna's parameters of the first trial (see `schema.with_first`); None
+    leaves it to the sampler.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Plan:
     seed_keys: tuple[str, ...] = SEED_KEYS
     limit_hours: float | None = None
     grace_s: int = 120
+    first: Mapping[str, Any] | None = None
 
     @property
     def cells(self) -> list[tuple[int, int]]:

@@ -12,12 +12,13 @@ import json
 import random
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
 from app.comparison.overrides import apply_overrides, expand, flatten, nearest
 from app.study.parameter import Parameter, contains, is_active, stored_text
-from app.study.plan import SEED_KEYS
+from app.study.plan import SEED_KEYS, Plan
 from app.study.space import Space
 from app.study.trial_config import with_values
 
@@ -59,6 +60,13 @@ def defaults(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:
     with _quiet():
         known = _Trials(space, config).known_keys()
     return {parameter.key: known[parameter.key] for parameter in space.parameters if parameter.key in known}
+
+
+def with_first(plan: Plan) -> Plan:
+    """The plan whose first trial is the experiment as it stands, where that is a point of its space (not for a grid)."""
+    if plan.sampler == "grid":
+        return plan
+    return replace(plan, first=plan.space.point(plan.config, defaults(plan.space, plan.config)))
 
 
 def limits(parameter: Parameter) -> tuple[Any, ...]:

@@ -70,7 +70,7 @@ def _unusable(storage: str, error: Exception) -> str:
 
 
 def open_study(plan: Plan) -> Study:
-    """Open the plan's study, made where there is none; its first trial is then the experiment as it stands.
+    """Open the plan's study, made where there is none, with the plan's first trial in waiting.
 
     Errors: ValueError as `open_storage`, and where the study was begun with other settings.
     """
@@ -90,8 +90,8 @@ def open_study(plan: Plan) -> Study:
         plan.check_same(known)
     else:
         study.set_user_attr("plan", plan.fingerprint())
-    if made and plan.sampler != "grid" and (point := plan.space.point(plan.config)) is not None:
-        study.enqueue_trial(point)
+    if made and plan.first is not None:
+        study.enqueue_trial(dict(plan.first))
     return study
 
 
