@@ -45,7 +45,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="first choose each row's settings from the file's tune grid, or by its sweep, on the tuning folds",
     )
     parser.add_argument(
-        "--rerun-changed", action="store_true", help="run finished cells again whose configuration has changed"
+        "--rerun-changed",
+        action="store_true",
+        help="run finished cells, and sweeps, again whose configuration has changed",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the cells and the estimate, run nothing")
     return parser

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from app.comparison.spec import load_comparison, read_comparison
 from app.comparison.store import Store
 from app.comparison.sweep_plans import row_plans
 from app.comparison.sweep_report import markdown
+from app.comparison.sweep_spec import row_space, swept_rows
 from app.comparison.sweeps import check_sweeps, sweep_rows
 
 LR, LAW, STRENGTH = "model.init_args.lr", "model.init_args.lag_scaling", "model.init_args.lag_strength"
@@ -148,6 +150,23 @@ def test_a_space_is_found_beside_the_comparison(content, tmp_path):
     (tmp_path / "space.yaml").write_text(f"{LR}: {{hihg: 1}}")
     with pytest.raises(ValueError, match=r"sweep: space: .*space.yaml: model.init_args.lr: .*did you mean 'high'"):
         read_comparison(content, folder=tmp_path)
+
+
+def test_the_example_in_the_documentation_can_be_read(content, repository):
+    (example,) = re.findall(r"^    tuning_folds:(?:.*\n)*?(?=\n    skip-sideways)", page(repository), re.MULTILINE)
+    given = yaml.safe_load(textwrap.dedent(example))
+    fixed = {"name": "exact", "sweep": False}
+    comparison = read_comparison(
+        content | given | {"rows": [*given["rows"], fixed]}, repository / "app/configs/comparisons"
+    )
+    assert swept_rows(comparison) == ["skip_sideways", "backprop_shifted"]
+    spaces = [row_space(comparison, row).plain() for row in comparison.rows[1:3]]
+    assert LAW in spaces[0]
+    assert LAW not in spaces[1]
+
+
+def page(repository):
+    return (repository / "docs/sweeps.md").read_text()
 
 
 def test_every_plan_has_the_same_budget_and_only_its_own_space(content, settings):
