@@ -103,8 +103,11 @@ def _interrupt(number: int, frame: Any) -> None:
 
 
 def _sweep(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    from app.study.schema import with_first
+
     plan = make_plan(options, argv)
     check(plan, options.jobs)
+    plan = with_first(plan)
     for note in notes(plan, options):
         print(f"note: {note}", file=sys.stderr)
     return _dry_run(plan) if options.dry_run else _run(plan, options.jobs)
@@ -238,6 +241,7 @@ def _dry_run(plan: Plan) -> int:
         "pruner": plan.pruner,
         "a trial": f"{runs} run{'s' * (runs > 1)} on {where({'folds': plan.folds or (), 'seeds': plan.seeds})}",
         "trials": f"{plan.trials}, so {plan.trials * runs} runs in all",
+        "first trial": "the experiment as it stands" if plan.first else "as the sampler chooses",
         "storage": shown(plan.storage),
         "done so far": f"{states(known)}; {hours(known)}" if known else "nothing: the study is new",
     }

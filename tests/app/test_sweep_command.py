@@ -212,6 +212,7 @@ def test_a_dry_run_says_what_would_run_and_changes_nothing(tiny, capsys):
         "pruner": "none",
         "a trial": "2 runs on seeds 0, 1",
         "trials": "4, so 8 runs in all",
+        "first trial": "the experiment as it stands",
         "storage": "runs/sweeps/tiny-space/study.journal",
         "done so far": "nothing: the study is new",
     }
