@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 POLL_S = 1.0
 STALE_EVERY_S = 5.0
 SETUP_TIMEOUT_S = 120.0
+FRUITLESS = 3  # trials that all fail alike
 
 
 def run_study(plan: Plan, jobs: int = 1, runner: Runner = experiment_runner, track: bool = True) -> dict[str, Any]:
@@ -104,6 +105,7 @@ def _watch(plan: Plan, study: Study, team: Team, parent: ParentRun | None) -> No
                 files = write_files(plan, summary)
                 if parent:
                     _store(parent, files)
+                _refuse_fruitless(summary, plan)
                 continue
             team.check_deaths()
             if room(plan, trials):
@@ -112,6 +114,20 @@ def _watch(plan: Plan, study: Study, team: Team, parent: ParentRun | None) -> No
                 return
             progress.beat(trials)
             time.sleep(POLL_S)
+
+
+def _refuse_fruitless(summary: Mapping[str, Any], plan: Plan) -> None:
+    """End a study whose trials all fail in one way: what the first of them lack, the next would lack.
+
+    Errors: ValueError with their error.
+    """
+    ended = [trial for trial in summary["trials"] if trial["state"] in ("complete", "pruned", "failed")]
+    errors = {str(trial["error"]) for trial in ended}
+    if len(ended) >= FRUITLESS and all(trial["state"] == "failed" for trial in ended) and len(errors) == 1:
+        raise ValueError(
+            f"all {len(ended)} trials so far failed with: {errors.pop()}. Mend the experiment or the space and sweep "
+            f"anew (--study NAME); logs are in {plan.output}/logs. If it was this machine, the same command goes on"
+        )
 
 
 def _ended_numbers(study: Study) -> set[int]:

@@ -62,8 +62,8 @@ class Plan:
 
     @property
     def tests(self) -> bool:
-        """Whether a trial needs the test after its training."""
-        return any(metric.startswith("test/") for metric in self.metrics)
+        """Whether a trial needs the test after its training: the latency of a tick is measured there too."""
+        return any(metric.startswith("test/") or metric == "latency/tick_ms" for metric in self.metrics)
 
     @property
     def monitor(self) -> str:

@@ -63,7 +63,7 @@ def defaults(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_first(plan: Plan) -> Plan:
-    """The plan whose first trial is the experiment as it stands, where that is a point of its space (not for a grid)."""
+    """The plan whose first trial is the experiment as it stands, if that is a point of its space; not for a grid."""
     if plan.sampler == "grid":
         return plan
     return replace(plan, first=plan.space.point(plan.config, defaults(plan.space, plan.config)))

@@ -18,7 +18,11 @@ from app.study.samplers import make_pruner, make_sampler
 
 MAX_RETRIES = 3  # a trial that kills its worker every time, for memory say, must end one day
 SURPLUS = "surplus"
-_PASSWORD = re.compile(r"(://[^:/@]*):[^@/]*@")
+FAILED_S = "failed_cpu_seconds"
+_PASSWORDS = (
+    re.compile(r"(://[^:/\s@]*:)\S*(@)"),
+    re.compile(r"([?&](?:password|passwd|pwd)=)[^&\s]*()", re.IGNORECASE),
+)
 
 
 def is_url(storage: str) -> bool:
@@ -29,10 +33,12 @@ def is_url(storage: str) -> bool:
 def shown(storage: str) -> str:
     """Return a storage for people and logs: without its password.
 
-    >>> shown("postgresql://me:secret@host/db")
-    'postgresql://me:***@host/db'
+    >>> shown("postgresql://me:sec/r@et@host/db"), shown("mysql://host/db?user=me&password=secret&ssl=1")
+    ('postgresql://me:***@host/db', 'mysql://host/db?user=me&password=***&ssl=1')
     """
-    return _PASSWORD.sub(r"\1:***@", storage)
+    for pattern in _PASSWORDS:
+        storage = pattern.sub(r"\1***\2", storage)
+    return storage
 
 
 def open_storage(storage: str, grace_s: int) -> BaseStorage:
@@ -106,12 +112,16 @@ def counting(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     return [trial for trial in trials if trial.number not in gone and not trial.user_attrs.get(SURPLUS)]
 
 
+def trial_s(trial: FrozenTrial) -> float:
+    """Return the CPU seconds of a trial's runs, of one that failed too."""
+    done = sum(float(run["cpu_seconds"]) for run in trial.user_attrs.get("runs", []))
+    return done + float(trial.user_attrs.get(FAILED_S, 0.0))
+
+
 def spent_s(trials: list[FrozenTrial]) -> float:
-    """Return the CPU seconds of all runs, of trials that were given up too."""
-    gone = superseded(trials)
-    # A retry carries the finished runs of the trial that was given up.
-    kept = [trial for trial in trials if trial.number not in gone]
-    return sum(float(run["cpu_seconds"]) for trial in kept for run in trial.user_attrs.get("runs", []))
+    """Return the CPU seconds of all runs but those that were cut off with their worker, which nobody measured."""
+    gone = superseded(trials)  # what they had finished, their retries carry
+    return sum(trial_s(trial) for trial in trials if trial.number not in gone)
 
 
 def room(plan: Plan, trials: list[FrozenTrial]) -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.comparison.store import finite
 from app.study.plan import SCHEMA_VERSION, Plan
-from app.study.storage import SURPLUS, spent_s, superseded
+from app.study.storage import SURPLUS, spent_s, superseded, trial_s
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -79,7 +79,7 @@ def _trial(trial: FrozenTrial, plan: Plan, gone: set[int]) -> dict[str, Any]:
         "steps": [[step, value] for step, value in sorted(trial.intermediate_values.items())],
         "started": trial.datetime_start.astimezone(UTC).isoformat(timespec="seconds") if trial.datetime_start else None,
         "seconds": trial.duration.total_seconds() if trial.duration else None,
-        "cpu_seconds": sum(float(run["cpu_seconds"]) for run in runs) if runs else None,
+        "cpu_seconds": trial_s(trial) or None,
         "run_ids": [run["run_id"] for run in runs if run.get("run_id")],
         "error": trial.user_attrs.get("error"),
         "pruned": trial.user_attrs.get("pruned"),

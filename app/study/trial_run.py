@@ -16,6 +16,7 @@ from app.comparison.worker import cpu_seconds_now, output_to, reset_peak_memory
 from app.study.children import Children
 from app.study.plan import Plan
 from app.study.reports import Reports
+from app.study.storage import FAILED_S
 
 Runner = Callable[..., dict[str, Any]]
 TIES = ("test/loss", "val/loss")  # kept beside the objectives: what decides between equal ones
@@ -89,6 +90,7 @@ def _run(
             )
         except BaseException:
             traceback.print_exc()  # into the log
+            trial.set_user_attr(FAILED_S, round(cpu_seconds_now() - cpu, 6))
             raise
         child.run_id = result["run_id"]
         child.pruned = _when(reports, plan, fold) if reports.pruned else None

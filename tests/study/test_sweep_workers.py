@@ -164,6 +164,18 @@ def test_an_objective_that_no_run_logs_fails_its_trials_with_what_there_is(plan_
     assert "val/top5 was not logged; this run logged memory/mib, test/top1" in summary["trials"][0]["error"]
 
 
+def test_trials_that_all_fail_alike_end_the_study_before_they_cost_a_night(plan_of, trace, monkeypatch):
+    monkeypatch.setenv("FAKE_SECONDS", "0.5")
+    with pytest.raises(ValueError, match="all [3-6] trials so far failed with: ValueError: the objective val/top5 was not"):
+        run(plan_of(9, objectives=("val/top5:maximize",)))
+    assert len(trace()) < 9
+
+
+def test_a_failed_trial_costs_what_it_took(plan_of, trace, monkeypatch):
+    monkeypatch.setenv("FAKE_MISBEHAVE", "0:fail")
+    assert run(plan_of(1))["trials"][0]["cpu_seconds"] > 0
+
+
 def test_a_study_begun_otherwise_is_refused(plan_of, trace):
     run(plan_of(1))
     with pytest.raises(ValueError, match=r"begun with other settings:\n  cells: was \[\[0, 0\]\], is \[\[1, 0\]\]"):
