@@ -253,10 +253,9 @@ def _dry_run(plan: Plan) -> int:
 def _run(plan: Plan, jobs: int) -> int:
     from app.study.execute import run_study
     from app.study.report import terminal
-    from app.study.schema import with_first
     from app.study.summary import counts
 
-    summary = run_study(with_first(plan), jobs)
+    summary = run_study(plan, jobs)
     print(f"\n{terminal(summary)}\n")
     ended = {state: number for state, number in counts(summary).items() if state != "retried"}
     if plan.limit_hours is not None and sum(ended.values()) < plan.trials:
