@@ -503,6 +503,7 @@ def test_the_shipped_sweep_is_fair_and_begins_with_the_rows_as_they_are(reposito
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a minute of CPU in seven processes, which others on the machine can stretch
 def test_from_yaml_to_table_with_real_studies(tiny, mlflow_store):
     environment = os.environ | {"MLFLOW_TRACKING_URI": mlflow_store}
     command = [sys.executable, "-c", "import sys; from app.compare import main; sys.exit(main(sys.argv[1:]))"]
