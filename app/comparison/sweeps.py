@@ -72,12 +72,20 @@ def dry_run(comparison: Comparison, rows: Sequence[str] | None, table_cells: int
     _say(comparison, _cost(comparison, plans, record, table_cells), settings)
 
 
+def _study(plan: Plan, jobs: int) -> Mapping[str, Any]:
+    """Run the study, whose first trial is the row as it stands."""
+    from app.study.execute import run_study
+    from app.study.schema import with_first
+
+    return run_study(with_first(plan), jobs)
+
+
 def sweep_rows(
     comparison: Comparison,
     rows: Sequence[str] | None,
     table_cells: int,
     settings: Settings,
-    runner: StudyRunner | None = None,
+    runner: StudyRunner = _study,
 ) -> tuple[Comparison, Settings]:
     """Run the studies that are not finished; return the comparison with the choices, and settings that count the cost.
 
@@ -97,7 +105,7 @@ def sweep_rows(
             if not record.finished(name, plan):
                 others = {other: each for other, each in plans.items() if other != name}
                 left_h = settings.limit_hours - _cost(comparison, others, record, 0).spent_s / 3600
-                _sweep(name, replace(plan, limit_hours=max(0.0, left_h)), record, settings, runner or _run_study())
+                _sweep(name, replace(plan, limit_hours=max(0.0, left_h)), record, settings, runner)
                 _write(comparison, record, settings)
                 check_limit(_cost(comparison, plans, record, table_cells), settings.limit_hours)
             print(chosen_line(name, record.choices[name]))
@@ -105,12 +113,6 @@ def sweep_rows(
     overrides = {name: choice["overrides"] for name, choice in shown.items()}
     spent = sum(float(shown[name]["sweep"]["cpu_seconds"]) for name in plans)
     return comparison.with_overrides(overrides), replace(settings, spent_s=spent, tuning=sentence(comparison, shown))
-
-
-def _run_study() -> StudyRunner:
-    from app.study.execute import run_study
-
-    return run_study
 
 
 def _sweep(name: str, plan: Plan, record: SweepRecord, settings: Settings, runner: StudyRunner) -> None:
@@ -123,8 +125,7 @@ def _sweep(name: str, plan: Plan, record: SweepRecord, settings: Settings, runne
     try:
         summary = runner(with_first(plan), settings.jobs)
     except ValueError as error:
-        text = str(error).replace("Give the new study a name (--study NAME)", "Give another --output")
-        raise ValueError(f"row {name!r}: {text}") from error
+        raise ValueError(f"row {name!r}: {_in_a_comparison(str(error))}") from error
     ended = sum(trial["state"] in ENDED for trial in summary["trials"])
     if ended < plan.trials:
         raise ValueError(
@@ -133,6 +134,12 @@ def _sweep(name: str, plan: Plan, record: SweepRecord, settings: Settings, runne
             "gets the same number. What is done is kept: the same command, or a higher limit, continues"
         )
     record.keep(name, plan, summary)
+
+
+def _in_a_comparison(message: str) -> str:
+    """Return a study's message with what `compare` has in the place of the study's name."""
+    other = message.replace("Give the new study a name (--study NAME)", "Give another --output")
+    return other.replace("--study NAME", "--rerun-changed")
 
 
 def _refuse_changed(plans: Mapping[str, Plan], record: SweepRecord, settings: Settings) -> None:

@@ -373,6 +373,14 @@ def test_a_row_whose_trials_all_fail_is_an_error(content, settings):
         sweep_rows(read_comparison(content), None, 4, settings, Studies(fail={0, 1, 2}))
 
 
+def test_what_ended_a_study_is_told_in_words_of_a_comparison(content, settings):
+    def fruitless(plan, jobs):
+        raise ValueError("all 3 trials so far failed with: x. Mend the space and sweep anew (--study NAME)")
+
+    with pytest.raises(ValueError, match=r"row 'sideways': all 3 .* sweep anew \(--rerun-changed\)"):
+        sweep_rows(read_comparison(content), None, 4, settings, fruitless)
+
+
 # The limit
 
 
