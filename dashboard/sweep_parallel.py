@@ -101,10 +101,11 @@ def chart(study: Study, objective: int, *, log: bool) -> alt.LayerChart:
     colour = alt.Color("value:Q", scale=_colours(study, objective, log=log), legend=None)  # the last axis is one
     base = alt.Chart(lines).encode(x=x, y=y, detail="trial:N", order="axis:Q", color=colour)
     thick = {"condition": {"param": hover.name, "value": 5, "empty": False}, "value": 1.4}
-    every = base.transform_filter(f"datum.trial != {best}").mark_line(opacity=0.75).encode(strokeWidth=thick)
-    bold = base.transform_filter(f"datum.trial == {best}").mark_line(strokeWidth=5, opacity=1)
-    points = base.mark_point(filled=True, size=42, opacity=1).encode(tooltip=_tooltip(shown[-1].key))
-    layers = _axis_lines(shown, x, y) + every.add_params(hover) + bold + points + _texts(shown, absent, x, y)
+    every = base.transform_filter(f"datum.trial != {best}").mark_line(opacity=0.75, aria=False).encode(strokeWidth=thick)
+    bold = base.transform_filter(f"datum.trial == {best}").mark_line(strokeWidth=5, opacity=1, aria=False)
+    points = base.mark_point(filled=True, size=42, opacity=1, aria=False).encode(tooltip=_tooltip(shown[-1].key))
+    # In one step: each `+` would copy and check all layers before it.
+    layers = alt.layer(*_axis_lines(shown, x, y), every.add_params(hover), bold, points, *_texts(shown, absent, x, y))
     return layers.properties(
         width="container", height=ROW_PX * len(shown) + 50, description=_description(study, objective, shown, lines)
     ).configure_view(stroke=None)
@@ -133,25 +134,26 @@ def _tooltip(title: str) -> list[alt.Tooltip]:
     ]
 
 
-def _axis_lines(shown: list[Parameter], x: alt.X, y: alt.Y) -> alt.LayerChart:
+def _axis_lines(shown: list[Parameter], x: alt.X, y: alt.Y) -> list[alt.Chart]:
     spans = pd.DataFrame([{"axis": place, "x": 0.0, "x2": 1.0} for place in range(len(shown))])
     across = alt.Chart(spans).mark_rule(color="#9AA0A6", strokeWidth=1.2).encode(x=x, x2="x2:Q", y=y)
     at = ticks(shown, absent=set())
-    return across + alt.Chart(at).mark_tick(color="#9AA0A6", size=9, thickness=1.2, orient="vertical").encode(x=x, y=y)
+    marks = alt.Chart(at).mark_tick(color="#9AA0A6", size=9, thickness=1.2, orient="vertical").encode(x=x, y=y)
+    return [across, marks]
 
 
-def _texts(shown: list[Parameter], absent: set[int], x: alt.X, y: alt.Y) -> alt.LayerChart:
+def _texts(shown: list[Parameter], absent: set[int], x: alt.X, y: alt.Y) -> list[alt.Chart]:
     """Return names above the axes and numbers below, each with a white edge: lines pass behind them."""
     names = pd.DataFrame([{"axis": place, "x": 0.0, "text": name} for place, name in enumerate(_names(shown))])
     above = {"align": "left", "baseline": "bottom", "dy": -8, "fontSize": 13, "fontWeight": "bold", "limit": 340}
     below = {"align": alt.ExprRef("datum.align"), "baseline": "top", "dy": 8, "fontSize": 12,
              "limit": alt.ExprRef("width * datum.share")}  # fmt: skip
-    return _edged(names, above, x, y) + _edged(ticks(shown, absent=absent), below, x, y)
+    return [*_edged(names, above, x, y), *_edged(ticks(shown, absent=absent), below, x, y)]
 
 
-def _edged(texts: pd.DataFrame, look: dict[str, Any], x: alt.X, y: alt.Y) -> alt.LayerChart:
+def _edged(texts: pd.DataFrame, look: dict[str, Any], x: alt.X, y: alt.Y) -> list[alt.Chart]:
     base = alt.Chart(texts).encode(x=x, y=y, text="text:N")
-    return base.mark_text(color=_INK, **look, **_EDGE) + base.mark_text(color=_INK, **look)
+    return [base.mark_text(color=_INK, **look, **_EDGE), base.mark_text(color=_INK, **look)]
 
 
 def _description(study: Study, objective: int, shown: list[Parameter], lines: pd.DataFrame) -> str:
