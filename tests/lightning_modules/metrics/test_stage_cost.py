@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from lightning_modules.metrics.stage_bench import tick_ms
 from lightning_modules.metrics.stage_cost import Contestant, Setting, our_part, passes_done, plain_part
 from lightning_modules.metrics.stage_peers import UnitRun, cannot_run, chunks_of, crossing, peer_part, runs
 from lightning_modules.networks.wiring import WIRINGS, make_wiring
+from tests.lightning_modules.forked import forked
 
 TINY = Setting(depth=4, blocks=1, channels=4, size=4, batch=2, round_frames=8)
 
@@ -199,7 +201,14 @@ def _hang(process):
     time.sleep(60)
 
 
+@pytest.fixture
+def start_at_once(monkeypatch):
+    """Processes need not be fresh to fail."""
+    monkeypatch.setattr("lightning_modules.metrics.processes.mp", SimpleNamespace(get_context=lambda _: forked()))
+
+
 @pytest.mark.timeout(60)
+@pytest.mark.usefixtures("start_at_once")
 @pytest.mark.parametrize(
     ("work", "message"),
     [(_fail, "process 1 of 2 failed:\n.*unit 7 is missing"), (_die, "process 1 of 2 ended without a word")],
@@ -211,7 +220,8 @@ def test_a_process_that_fails_ends_all(work, message):
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.usefixtures("start_at_once")
 def test_silent_processes_are_ended():
-    with pytest.raises(RuntimeError, match=r"\[0, 1\] of 2 said nothing for 8 s"):
-        in_processes(_hang, 2, timeout_s=8)
+    with pytest.raises(RuntimeError, match=r"\[0, 1\] of 2 said nothing for 2 s"):
+        in_processes(_hang, 2, timeout_s=2)
     assert not multiprocessing.active_children()

@@ -1,6 +1,5 @@
 """Stages as real processes: start N of them, kill or stop one, collect what they returned, leave nothing behind."""
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from torch.distributed import PrefixStore, Store, TCPStore
+
+from tests.lightning_modules.forked import forked
 
 
 @dataclass
@@ -103,7 +104,7 @@ def running(folder: Path, count: int, function: Callable[..., Any], *args: Any) 
     """Run `function(index, store, *args)` in so many processes; end what is left of them, and look for leftovers."""
     before = set(os.listdir("/dev/shm"))
     server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    context = multiprocessing.get_context("spawn")
+    context = forked()
     group = Group([], [], folder)
     try:
         for index in range(count):

@@ -106,9 +106,9 @@ def test_every_unit_is_timed_and_nothing_is_changed(edges: str, stash: str) -> N
     for p in network.unit_parameters(2).values():
         p.requires_grad_(False)
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
-    random_state, start = torch.get_rng_state(), time.perf_counter()
+    random_state, start = torch.get_rng_state(), time.process_time()
     times = unit_times(network, (3, 32, 32), 2, CPU, make_rule("sideways", stash=stash))  # type: ignore[arg-type]
-    assert time.perf_counter() - start < 10  # the budget is 1.5 s; the machine may be busy
+    assert time.process_time() - start < 8  # the budget is 1.5 s, and the first call imports; the machine may be busy
     assert len(times) == 4
     assert all(t > 0 for t in times)
     assert torch.equal(torch.get_rng_state(), random_state)

@@ -1,13 +1,17 @@
 """The strategy in real processes: the same weights and figures as one process, whatever the stages and replicas."""
 
+import atexit
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.lightning_modules.strategies.processes import running
 
 SCRIPT = Path(__file__).parent / "train_script.py"
 MODELS = {
@@ -28,19 +32,25 @@ REPLICATED = {
 }
 
 
-def train(folder: Path, *configs: dict, processes: int = 1, **environment: str) -> list[list[dict]]:
-    """Run the script; return what each process found for each configuration."""
-    ran = start(folder, *configs, **environment)
-    output, _ = ran.communicate(timeout=240)
-    assert ran.returncode == 0, output
+def train(folder: Path, *configs: dict, processes: int = 1) -> list[list[dict]]:
+    """Run the script; return what each process found for each configuration. The script starts the further ones."""
+    with running(folder, 1, run_script, folder, *map(json.dumps, configs)) as group:
+        group.results(240)
     return [torch.load(f"{folder / 'out.pt'}.{rank}", weights_only=False) for rank in range(processes)]
 
 
-def start(folder: Path, *configs: dict, command: tuple[str, ...] = (sys.executable,), **environment: str):
+def run_script(index, store, folder: Path, *configs: str) -> None:
+    os.chdir(folder)
+    sys.argv = [str(SCRIPT), str(folder / "out.pt"), *configs]
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    atexit._run_exitfuncs()  # a process of `multiprocessing` ends without them; one waits for the further processes
+
+
+def start(folder: Path, *configs: dict, command: tuple[str, ...]) -> subprocess.Popen:
     return subprocess.Popen(
         [*command, str(SCRIPT), str(folder / "out.pt"), *map(json.dumps, configs)],
         cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -76,9 +86,9 @@ def test_stages_train_as_one_process_does(alone, tmp_path, processes):
 
 
 def test_two_stages_train_as_one_process_does(tmp_path):
-    """The quick one: one wiring with skips, twenty updates, in float64, float32 and bfloat16."""
+    """The quick one: one wiring with skips, eight updates, in float64, float32 and bfloat16."""
     configs = [
-        {"model": MODELS["dense"], "trainer": {"max_steps": 20, "precision": precision}}
+        {"model": MODELS["dense"], "trainer": {"max_steps": 8, "precision": precision}}
         for precision in ("64-true", "32-true", "bf16-mixed")
     ]
     configs[0]["data"] = {"validated": False}
