@@ -30,6 +30,15 @@ from app.comparison.tuning import STEM
 if TYPE_CHECKING:
     from app.study.plan import Plan
 
+OWN_WORDS = (
+    ("Give the new study a name (--study NAME)", "Give another --output"),
+    ("--study NAME", "--rerun-changed"),
+    ("--objective ", "tune_metric: "),
+    ("--pruner ", "pruner: "),
+    ("--sampler ", "sampler: "),
+    ("--trials ", "trials: "),
+)
+
 StudyRunner = Callable[["Plan", int], Mapping[str, Any]]
 
 
@@ -38,8 +47,6 @@ def check_sweeps(comparison: Comparison, rows: Sequence[str] | None, table: Sequ
 
     Errors: ValueError with the row, the key and what to type instead.
     """
-    from app.study.schema import check_space
-
     plans, record = row_plans(comparison, rows, settings), _record(settings)
     unfinished = {name: plan for name, plan in plans.items() if not record.finished(name, plan)}
     starts = {
@@ -50,9 +57,21 @@ def check_sweeps(comparison: Comparison, rows: Sequence[str] | None, table: Sequ
     check_rows([*chain.from_iterable(starts.values()), *fixed], Store(settings.results))
     for name, plan in unfinished.items():
         try:
-            check_space(plan.space, starts[name][0].config)
+            _check(plan, starts[name][0].config)
         except ValueError as error:
-            raise ValueError(f"row {name!r}: {error}") from error
+            raise ValueError(f"row {name!r}: {_in_a_comparison(str(error))}") from error
+
+
+def _check(plan: Plan, config: Mapping[str, Any]) -> None:
+    """Refuse a study that could not run. `config`: the row on one of its folds."""
+    from app.study.check import check_cells
+    from app.study.samplers import make_sampler
+    from app.study.schema import check_space
+
+    make_sampler(plan.sampler, plan.seed, plan.space, trials=plan.trials)
+    check_space(plan.space, config)
+    if plan.pruner != "none" or plan.monitor in plan.metrics:  # the data must have a validation
+        check_cells(plan)
 
 
 def dry_run(comparison: Comparison, rows: Sequence[str] | None, table_cells: int, settings: Settings) -> None:
@@ -137,9 +156,10 @@ def _sweep(name: str, plan: Plan, record: SweepRecord, settings: Settings, runne
 
 
 def _in_a_comparison(message: str) -> str:
-    """Return a study's message with what `compare` has in the place of the study's name."""
-    other = message.replace("Give the new study a name (--study NAME)", "Give another --output")
-    return other.replace("--study NAME", "--rerun-changed")
+    """Return a study's message with what a comparison has in the place of the options of `sweep`."""
+    for option, own in OWN_WORDS:
+        message = message.replace(option, own)
+    return message
 
 
 def _refuse_changed(plans: Mapping[str, Plan], record: SweepRecord, settings: Settings) -> None:

@@ -463,19 +463,20 @@ def test_a_dry_run_says_the_budget_and_changes_nothing(tiny, capsys):
     assert [path.name for path in tiny.parent.iterdir()] == ["tiny.yaml"]
 
 
-@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["run", "dry run"])
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
         (("rows", 1, "sweep", "space"), {"model.init_args.wring": ["chain"]}, "row 'sideways': "),
         (("sweep", "space"), {LR: ["fast", "slow"]}, "row 'exact': "),
+        (("sweep", "sampler"), "grid", "row 'sideways': sampler: grid: model.init_args.lag_strength has no end"),
+        (("sweep", "pruner"), "median", "row 'sideways': pruner: median needs a validation"),
         (("rows", 0, "overrides", "model.init_args.wiring"), "chein", "row 'fixed': wiring 'chein' is unknown"),
         (("rows", 2, "overrides", "model.init_args.wiring"), "chein", "row 'exact': "),
     ],
 )
-def test_what_cannot_run_is_refused_before_the_first_trial_of_the_first_row(tiny, capsys, path, value, message, dry):
+def test_what_cannot_run_is_refused_before_the_first_trial_of_the_first_row(tiny, capsys, path, value, message):
     tiny.write_text(yaml.safe_dump(changed(yaml.safe_load(tiny.read_text()), *path, value=value)))
-    assert main(["--config", "tiny.yaml", "--tune", *dry]) == 2
+    assert main(["--config", "tiny.yaml", "--tune"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"compare: {message}")
     assert [path.name for path in tiny.parent.iterdir()] == ["tiny.yaml"]
@@ -483,7 +484,7 @@ def test_what_cannot_run_is_refused_before_the_first_trial_of_the_first_row(tiny
 
 def test_a_finished_sweep_is_not_checked_again(content, settings, monkeypatch):
     comparison, checked = read_comparison(content), []
-    monkeypatch.setattr("app.study.schema.check_space", lambda space, config: checked.append(config))
+    monkeypatch.setattr("app.comparison.sweeps._check", lambda plan, config: checked.append(config))
     monkeypatch.setattr("app.comparison.sweeps.check_rows", lambda cells, store: checked.extend(cells))
     table = build_grid(comparison, folds=[2], seeds=[0])
     check_sweeps(comparison, None, table, settings)
