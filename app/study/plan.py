@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.comparison.overrides import apply_overrides, differences, expand, flatten, get
+from app.comparison.overrides import WITHOUT_EFFECT, apply_overrides, differences, expand, flatten, get
 from app.study.objectives import Objective
 from app.study.space import Space
 from app.study.trial_config import with_values
@@ -81,7 +81,7 @@ class Plan:
         """What must stay the same for trials to belong to one study, as plain values."""
         return {
             "schema_version": SCHEMA_VERSION,
-            "config": dict(flatten(expand(self.config))),
+            "config": {key: value for key, value in flatten(expand(self.config)) if key not in WITHOUT_EFFECT},
             "space": self.space.plain(),
             "objectives": [f"{each.metric}:{each.direction}" for each in self.objectives],
             "sampler": self.sampler,

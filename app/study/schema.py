@@ -281,6 +281,7 @@ def _parser_only() -> type[SkipSidewaysCLI]:
 
 
 def _quiet() -> Any:
+    import app.trainer_cli  # noqa: F401  Lightning sets its loggers' levels when it is imported
     from app.noise import without_noise
 
     return without_noise(quiet=True)

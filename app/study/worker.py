@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +26,13 @@ def serve(plan: Plan, parent_run_id: str | None, runner: Any) -> None:
     signal.signal(signal.SIGTERM, _leave)
     end_with_parent()
     with output_to(plan.output / "logs" / f"worker-{os.getpid()}.log"):
-        work(plan, parent_run_id, runner)
+        try:
+            work(plan, parent_run_id, runner)
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGTERM)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)
 
 
 def _leave(number: int, frame: Any) -> None:
