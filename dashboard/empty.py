@@ -9,6 +9,10 @@ from dashboard.plain import sentence
 
 FILL = "make demo"
 SWEEP = "skip-sideways sweep --config EXPERIMENT.yaml --space SPACE.yaml --trials 20"
+SWEEP_NOW = (
+    "skip-sideways sweep --config app/configs/experiments/digits_direction.yaml "
+    "--space app/configs/sweeps/small.yaml --set trainer.max_epochs=1 --trials 8"
+)
 FILL_COMMAND = "skip-sideways compare --config app/configs/comparisons/demo.yaml"
 
 
@@ -27,6 +31,8 @@ def no_study(reason: str, uri: str) -> None:
     st.info(f"**No study yet.** {escaped(reason)}")
     st.markdown("Let Optuna choose the settings of an experiment (`SPACE.yaml`: which keys, and their ranges):")
     st.code(SWEEP, language="bash")
+    st.markdown("or, with what is here (a few minutes, no download):")
+    st.code(SWEEP_NOW, language="bash", wrap_lines=True)
     _other_store(uri)
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PAGES = ("compare", "cost", "frames", "learning", "run", "sweep")
 WIDTHS_PX = (1280, 390)
 HEIGHT_PX = 900
-MOST_PX = 3000  # of a page's height
+MOST_PX = 4000  # of a page's height
 START_S = 60.0
 SETTLE_S = 1.0
 MEASURED = 6  # times at most that the height of a page is measured

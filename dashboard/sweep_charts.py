@@ -1,6 +1,8 @@
-"""Smaller charts of a study: importances, the Pareto front of two objectives, values over steps. No Streamlit."""
+"""Smaller charts of a study: importances, the Pareto front of two objectives, values over validations. No Streamlit."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -8,6 +10,7 @@ import pandas as pd
 from dashboard import pareto
 from dashboard.sweep_history import LOOKS
 from dashboard.sweep_names import short_names, tooltip_title
+from dashboard.sweep_parallel import EDGE
 from dashboard.sweep_space import short
 from dashboard.sweep_study import Study, Trial
 
@@ -24,14 +27,14 @@ def importances(shares: dict[str, float], metric: str) -> alt.LayerChart:
     table = pd.DataFrame([{"name": names[key], "key": key, "share": share} for key, share in shares.items()])
     top = max(float(table["share"].max()), 1e-9)
     base = alt.Chart(table).encode(
-        x=alt.X("share:Q", title=f"Share of {metric} that it explains", axis=alt.Axis(tickCount=5, format=".0%"),
+        x=alt.X("share:Q", title=f"Importance for {metric}", axis=alt.Axis(tickCount=5, format=".0%"),
                 scale=alt.Scale(domain=[0, 1.18 * top], nice=False)),
         y=alt.Y("name:N", sort=list(names.values()), title=None, axis=alt.Axis(labelLimit=150, labelOverlap=False)),
         tooltip=[alt.Tooltip("key:N", title="parameter"), alt.Tooltip("share:Q", title="importance", format=".3f")],
     )  # fmt: skip
     bars = base.mark_bar(color=LOOKS["complete"][0], height=18)
-    texts = base.mark_text(align="left", dx=4, color=_INK).encode(text=alt.Text("share:Q", format=".2f"))
-    said = "; ".join(f"{key} {share:.2f}" for key, share in shares.items())
+    texts = base.mark_text(align="left", dx=4, color=_INK).encode(text=alt.Text("share:Q", format=".1~%"))
+    said = "; ".join(f"{key} {share:.1%}" for key, share in shares.items())
     return (bars + texts).properties(
         width="container", height=70 + BAR_PX * len(table), description=f"Importances for {metric}: {said}."
     )
@@ -72,8 +75,10 @@ def front(study: Study, x: int, y: int) -> alt.LayerChart:
         color=alt.condition("datum.front", alt.value(FRONT), alt.value(LOOKS["complete"][0])),
         fill=alt.condition("datum.front", alt.value(FRONT), alt.value("white")),
     )  # fmt: skip
-    named = alt.Chart(points[points["front"]]).mark_text(align="left", dx=9, dy=-7, color=_INK, fontSize=12)
-    chart = line.encode(x=across, y=upright, order="x:Q") + marks + named.encode(x=across, y=upright, text="number:Q")
+    numbers = alt.Chart(points[points["front"]]).encode(x=across, y=upright, text="number:Q")
+    beside: dict[str, Any] = {"align": "left", "dx": 9, "dy": -8, "color": _INK, "fontSize": 12}
+    chart = line.encode(x=across, y=upright, order="x:Q") + marks + numbers.mark_text(**beside, **EDGE)
+    chart += numbers.mark_text(**beside)
     said = "; ".join(f"trial {one.number}: {one.y:.4g} at {one.x:.4g}" for one in points[points["front"]].itertuples())
     return chart.properties(
         width="container", height=HEIGHT_PX,
@@ -90,7 +95,7 @@ def reporting(study: Study) -> list[Trial]:
 
 
 def curves(study: Study) -> alt.LayerChart:
-    """Return the reported values over the steps, a line a trial, its end marked by its state, the best bold."""
+    """Return the reported values over the validations, a line a trial, its end marked by its state, the best bold."""
     trials = reporting(study)
     metric = study.objectives[0].metric
     rows = [(one.number, one.state, step, value) for one in trials for step, value in one.steps]
@@ -100,14 +105,14 @@ def curves(study: Study) -> alt.LayerChart:
     legend = alt.Legend(title=None, orient="bottom", symbolOpacity=1, symbolSize=90, symbolStrokeWidth=0)
     looks = [alt.Scale(domain=shown, range=[LOOKS[state][aspect] for state in shown]) for aspect in (0, 1)]
     base = alt.Chart(points).encode(
-        x=alt.X("step:Q", title="Step of the report", axis=alt.Axis(format="~s", tickCount=8, tickMinStep=1)),
+        x=alt.X("step:Q", title="Validation", axis=alt.Axis(format="d", tickCount=8, tickMinStep=1)),
         y=alt.Y("value:Q", title=metric, scale=alt.Scale(zero=False, nice=True)),
         color=alt.Color("what:N", scale=looks[0], legend=legend),
         detail="number:N",
         tooltip=[
             alt.Tooltip("number:Q", title="trial"),
             alt.Tooltip("what:N", title="state"),
-            alt.Tooltip("step:Q", title="step"),
+            alt.Tooltip("step:Q", title="validation"),
             alt.Tooltip("value:Q", title=tooltip_title(metric), format=".4~g"),
         ],
     )
@@ -118,10 +123,10 @@ def curves(study: Study) -> alt.LayerChart:
         shape=alt.Shape("what:N", scale=looks[1], legend=legend)
     )
     marks.data = ends
-    said = "; ".join(f"trial {one.number}, {one.state}: {short(one.steps[-1][1])} at step {one.steps[-1][0]}"
+    said = "; ".join(f"trial {one.number}, {one.state}: {short(one.steps[-1][1])} at validation {one.steps[-1][0]}"
                      for one in trials[:30])  # fmt: skip
     return (lines + marks).properties(
         width="container",
         height=HEIGHT_PX,
-        description=f"{metric} over the steps of {len(trials)} trials. {said}.",
+        description=f"{metric} over the validations of {len(trials)} trials. {said}.",
     )

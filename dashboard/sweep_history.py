@@ -51,7 +51,7 @@ def table(study: Study, objective: int) -> pd.DataFrame:
 
 def _told(trial: Trial, objective: int, told: list[str]) -> dict[str, Any]:
     value = trial.last(objective)
-    said = short(value) if trial.values or value is None else f"{short(value)} at step {trial.steps[-1][0]}"
+    said = short(value) if trial.values or value is None else f"{short(value)} at validation {trial.steps[-1][0]}"
     params = {field: short(trial.params.get(key)) for key, field in zip(told, _fields(told), strict=True)}
     return {"value": value, "said": said, **params}
 
@@ -151,4 +151,6 @@ def caption(counts: Mapping[str, int], *, edge: bool) -> str:
         said += " Pruned trials stand at the last value that they reported."
     if edge:
         said += " Trials without a value stand at the lower edge."
+    if counts.get("retried"):
+        said += " Retried: the trial's worker died, and another trial ran its values."
     return said

@@ -27,7 +27,7 @@ ROW_PX = 80
 NONE = "–"
 _CLAMPED = 0.1  # of the trials, the worst: they share one end of the colours
 _INK = "#262730"
-_EDGE: dict[str, Any] = {"stroke": "white", "strokeWidth": 4, "strokeOpacity": 0.9, "strokeJoin": "round"}
+EDGE: dict[str, Any] = {"stroke": "white", "strokeWidth": 4, "strokeOpacity": 0.9, "strokeJoin": "round"}
 
 
 def drawn(study: Study, objective: int) -> list[Trial]:
@@ -101,7 +101,9 @@ def chart(study: Study, objective: int, *, log: bool) -> alt.LayerChart:
     colour = alt.Color("value:Q", scale=_colours(study, objective, log=log), legend=None)  # the last axis is one
     base = alt.Chart(lines).encode(x=x, y=y, detail="trial:N", order="axis:Q", color=colour)
     thick = {"condition": {"param": hover.name, "value": 5, "empty": False}, "value": 1.4}
-    every = base.transform_filter(f"datum.trial != {best}").mark_line(opacity=0.75, aria=False).encode(strokeWidth=thick)
+    every = (
+        base.transform_filter(f"datum.trial != {best}").mark_line(opacity=0.75, aria=False).encode(strokeWidth=thick)
+    )
     bold = base.transform_filter(f"datum.trial == {best}").mark_line(strokeWidth=5, opacity=1, aria=False)
     points = base.mark_point(filled=True, size=42, opacity=1, aria=False).encode(tooltip=_tooltip(shown[-1].key))
     # In one step: each `+` would copy and check all layers before it.
@@ -118,7 +120,7 @@ def _colours(study: Study, objective: int, *, log: bool) -> alt.Scale:
     domain = [ranked[0], worst] if ranked[0] != worst else [ranked[0], ranked[-1]]
     # Without its lightest yellow, which is hardly seen on white.
     return alt.Scale(
-        scheme=alt.SchemeParams(name="viridis", extent=[0, 0.9]),
+        scheme=alt.SchemeParams(name="viridis", extent=[0, 0.8]),
         domain=domain,
         clamp=True,
         type="log" if log else "linear",
@@ -153,7 +155,7 @@ def _texts(shown: list[Parameter], absent: set[int], x: alt.X, y: alt.Y) -> list
 
 def _edged(texts: pd.DataFrame, look: dict[str, Any], x: alt.X, y: alt.Y) -> list[alt.Chart]:
     base = alt.Chart(texts).encode(x=x, y=y, text="text:N")
-    return [base.mark_text(color=_INK, **look, **_EDGE), base.mark_text(color=_INK, **look)]
+    return [base.mark_text(color=_INK, **look, **EDGE), base.mark_text(color=_INK, **look)]
 
 
 def _description(study: Study, objective: int, shown: list[Parameter], lines: pd.DataFrame) -> str:

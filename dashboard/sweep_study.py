@@ -51,7 +51,10 @@ class Objective:
 
 @dataclass(frozen=True)
 class Trial:
-    """One choice of values. `values`: one an objective, empty unless it is complete; `steps`: what it reported."""
+    """One choice of values. `values`: one an objective, empty unless it is complete.
+
+    `steps`: (validation from 1, value) of what it reported.
+    """
 
     number: int
     state: str
@@ -112,9 +115,13 @@ class Study:
         return [trial for trial in self.trials if trial.values]
 
     def ranked(self, objective: int) -> list[Trial]:
-        """Return the complete trials, the best by an objective first."""
+        """Return the complete trials, the best by an objective first; of equal ones the study's own best."""
         sign = 1 if self.objectives[objective].lower else -1
-        return sorted(self.complete(), key=lambda trial: (sign * trial.values[objective], trial.number))
+        best = self.best.trial if self.best else None
+        return sorted(
+            self.complete(),
+            key=lambda trial: (sign * trial.values[objective], trial.number != best, trial.number),
+        )
 
 
 def read_study(content: Mapping[str, Any]) -> Study:
@@ -204,7 +211,7 @@ def _values(given: object, objectives: int) -> tuple[float, ...]:
 def _steps(given: object) -> tuple[tuple[int, float], ...]:
     pairs = [pair for pair in _list(given) if isinstance(pair, list) and len(pair) == 2]
     found = {step: number_of(value) for step, value in pairs if _count(step) is not None}
-    kept = sorted((step, float(value)) for step, value in found.items() if value is not None)
+    kept = sorted((step + 1, float(value)) for step, value in found.items() if value is not None)
     return tuple(_thinned(kept))
 
 

@@ -1,7 +1,7 @@
 """Sweep: one study, that is which values were tried, what they gave, and the command that runs the best.
 
 study  ->  facts, progress  ->  Pareto front | best trial  ->  history, importances  ->  parallel coordinates
-       ->  values over steps  ->  all trials, errors
+       ->  values over validations  ->  all trials, errors
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def draw_best(study: Study) -> None:
     if best is None:
         st.info("No trial is complete yet, so there is no best one.")
         return
-    by = f", by {code(study.objectives[0].metric)}" if len(study.objectives) > 1 else ""
+    by = f" (the best by {code(study.objectives[0].metric)})" if len(study.objectives) > 1 else ""
     st.subheader(f"Best trial: {best.trial}", anchor=False)
     values = zip(study.objectives, best.values, strict=True)
     st.markdown(
@@ -229,8 +229,8 @@ def draw_importances(study: Study, objective: int) -> None:
         return
     st.altair_chart(sweep_charts.importances(dict(shares), metric), key="importances_chart")
     st.caption(
-        f"How much of the differences in {code(metric)} each parameter explains, as Optuna estimates it from "
-        f"{len(study.complete()):,} complete trials; together 1. Few trials say little."
+        f"How much each parameter matters to {code(metric)}, as Optuna estimates it from {len(study.complete()):,} "
+        "complete trials; together 100 %. Below some dozens of trials it says little."
     )
 
 
@@ -253,15 +253,18 @@ def draw_parallel(study: Study, objective: int, *, log: bool) -> None:
 
 
 def draw_curves(study: Study) -> None:
-    """Draw what trials reported while they ran, where any did."""
+    """Draw what trials reported while they ran, where any did more than once."""
     reporting = sweep_charts.reporting(study)
-    if not reporting:
+    if max((len(trial.steps) for trial in reporting), default=0) < 2:
         return
-    st.subheader("Values over steps", anchor=False)
+    st.subheader("Values over validations", anchor=False)
     st.altair_chart(sweep_charts.curves(study), key="curves_chart")
     every = sum(bool(trial.steps) for trial in study.trials)
     some = f" The best {len(reporting):,} of {every:,}." if len(reporting) < every else ""
-    st.caption(f"A line is a trial, with a marker at its last report; pruned ones end early. Bold: the best.{some}")
+    st.caption(
+        "A line is a trial: its value at each validation, over several folds the mean so far. A marker stands at its "
+        f"last; pruned ones end early. Bold: the best.{some}"
+    )
 
 
 def draw_trials(study: Study, objective: int) -> None:

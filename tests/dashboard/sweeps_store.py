@@ -132,7 +132,7 @@ def mixed(number: int = 40) -> dict[str, Any]:
     for place in range(number):
         params = drawn(chance)
         final = accuracy(params, chance)
-        steps = [[step, final * (1 - 0.8 * 0.6**step) + chance.gauss(0, 0.008)] for step in range(1, VALIDATIONS + 1)]
+        steps = [[step, final * (1 - 0.48 * 0.6**step) + chance.gauss(0, 0.008)] for step in range(VALIDATIONS)]
         state = "pruned" if final < 0.55 and place > 5 else "complete"
         if params[LR] > 0.06:
             state = "failed"
@@ -144,7 +144,7 @@ def mixed(number: int = 40) -> dict[str, Any]:
         trials.append(trial(place, **given))
     retried = trial(number, params=drawn(chance), state="retried", values=None, seconds=None, cpu_seconds=None)
     going = trial(number + 1, params=retried["params"], state="running", values=None, retry_of=number,
-                  steps=[[1, 0.31], [2, 0.45]], seconds=None, cpu_seconds=None)  # fmt: skip
+                  steps=[[0, 0.31], [1, 0.45]], seconds=None, cpu_seconds=None)  # fmt: skip
     waiting = trial(number + 2, state="waiting", params={}, values=None, started=None, seconds=None,
                     cpu_seconds=None, run_ids=[], worker=None)  # fmt: skip
     return summary(

@@ -21,7 +21,7 @@ PICTURE = "https://evil.test/a.png"
 
 # how the charts begin, or go on, for who does not see them
 HISTORY, PARALLEL = "of each trial, and the best so far", "Parallel coordinates of"
-CURVES, FRONT = "over the steps of", "On the Pareto front: "
+CURVES, FRONT = "over the validations of", "On the Pareto front: "
 
 
 def chart(said):

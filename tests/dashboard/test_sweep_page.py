@@ -111,7 +111,8 @@ def test_a_running_study_shows_its_head_and_how_far_it_is(open_sweep, write):
     assert bar.value == 100 * 40 // 60
     assert bar.text == "40 of 60 trials: 31 complete, 6 pruned, 3 failed, 1 running, 1 waiting, 1 retried"
     assert heads(page) == [
-        "Best trial: 5", "Importances", "History", "Parallel coordinates", "Values over steps", "All trials", "Errors",
+        "Best trial: 5", "Importances", "History", "Parallel coordinates", "Values over validations", "All trials",
+        "Errors",
     ]  # fmt: skip
     assert page.code[0].value == "skip-sideways fit --config runs/sweeps/weizmann-wiring/best.yaml"
     assert page.code[1].value == ERROR
@@ -148,7 +149,7 @@ def test_the_history_has_the_best_so_far_the_right_way_up(open_sweep, write):
     table = sweep_history.table(study, 0).set_index("number")
     assert table.loc[18, "what"] == "pruned"
     assert table.loc[18, "value"] == study.trials[18].steps[-1][1]
-    assert table.loc[18, "said"].endswith("at step 3")
+    assert table.loc[18, "said"].endswith("at validation 3")
     assert math.isnan(table.loc[7, "value"])
     assert set(table["what"]) == {"complete", "pruned", "failed", "running", "retried"}
     looks = [sweep_history.LOOKS[state] for state in set(table["what"])]
@@ -157,6 +158,16 @@ def test_the_history_has_the_best_so_far_the_right_way_up(open_sweep, write):
     (spoken,) = [text for text in charts(open_sweep()) if "best so far" in text]
     assert spoken.startswith("val/top1 (more is better) of each trial")
     assert "the best, 5, 0.9102" in spoken
+
+
+def test_of_equal_trials_the_best_is_the_studys_own_and_one_validation_makes_no_curve(open_sweep, write):
+    content = summary("equal", [trial(n, steps=[[0, 0.5]]) for n in range(3)])
+    content["best"] |= {"trial": 2}
+    write(content)
+    page = open_sweep()
+    assert table(page, "state")["number"].tolist() == [2, 0, 1]
+    assert "the best, trial 2, is bold" in said(page)
+    assert "Values over validations" not in heads(page)
 
 
 def test_a_loss_that_spans_decades_opens_logarithmic_and_the_address_keeps_the_choice(open_sweep, write):
@@ -455,7 +466,7 @@ def test_very_many_parameters_steps_and_choices_are_shown_in_part():
     study = read_study(summary("wide", [trial(0, params=params, steps=steps)], space=space))
     assert len(study.parameters) == MOST_PARAMETERS
     assert len(study.trials[0].steps) <= 200
-    assert study.trials[0].steps[-1] == (9_999, 0.5)
+    assert study.trials[0].steps[-1] == (10_000, 0.5)
     assert max(len(parameter.choices) for parameter in study.parameters.values()) <= 200
     assert len(sweep_parallel.axes(study, 0, log=False)) == sweep_parallel.MOST_AXES + 1
 
