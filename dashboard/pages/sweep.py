@@ -74,7 +74,9 @@ def draw_chosen(uri: str, studies: pd.DataFrame) -> None:
         run_id = links.choose("Study", titles_of(studies), "study", resets=resets)
     run = studies[studies["run_id"] == run_id].iloc[0]
     study = sweep_reading.study_of(uri, run_id, run["ended"])
-    if isinstance(study, str):
+    if isinstance(study, str) and run["status"] in GOING:
+        st.info(f"There is nothing to show before the first trial has ended; the page looks again. {sentence(study)}")
+    elif isinstance(study, str):
         st.warning(f"This study cannot be shown: {sentence(study)}")
     else:
         draw_study(study, run, columns[1:])

@@ -384,9 +384,13 @@ def test_a_file_that_is_no_study_is_one_plain_sentence(open_sweep, write):
 
 def test_a_running_study_whose_file_is_half_written_is_looked_at_again(open_sweep, write, client, monkeypatch):
     monkeypatch.setattr("dashboard.sweep_reading.FRESH_S", 1e-6)  # every look is a new one
-    run_id = write('{"schema_version": 1, "study": "h', status="RUNNING")
+    run_id = write(None, status="RUNNING")
     page = open_sweep()
+    assert "before the first trial has ended; the page looks again. This run has no artifact" in said(page)
+    write_content(client, run_id, '{"schema_version": 1, "study": "h')
+    page.run()
     assert "is not valid JSON" in said(page)
+    assert not page.warning
     write_content(client, run_id, mixed(4))
     page.run()
     assert "Best trial" in heads(page)[0]
