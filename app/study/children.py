@@ -46,15 +46,19 @@ class Children:
             self._mark(lambda: self._failed(child, cause))
             raise
         except BaseException:
-            self._mark(lambda: self.end_lost([trial]))
+            self.end_lost({trial})
             raise
         self._mark(lambda: self._ended(child))
 
-    def end_lost(self, trials: list[int]) -> None:
+    def end_lost(self, trials: set[int]) -> None:
         """End the runs that the processes of these trials left open."""
-        for trial in trials if self.parent_run_id else []:
-            client, experiment = self._client()
-            for run in client.search_runs([experiment], self._query(trial)):
+        self._mark(lambda: self._end_lost(trials))
+
+    def _end_lost(self, trials: set[int]) -> None:
+        client, experiment = self._client()
+        open_runs = f"tags.`mlflow.parentRunId` = '{self.parent_run_id}' and tags.trial_state = 'running'"
+        for run in client.search_runs([experiment], open_runs, max_results=1000):
+            if int(run.data.tags["trial"]) in trials:
                 client.set_tag(run.info.run_id, "trial_state", "lost")
                 client.set_terminated(run.info.run_id, "KILLED")
 

@@ -74,6 +74,9 @@ def _begun(plan: Plan, track: bool) -> tuple[Study, ParentRun | None]:
         parent = ParentRun(plan.name, known, {"git_sha": code_version()}, kind="sweep")
         if parent.run_id != known:
             study.set_user_attr("parent_run_id", parent.run_id)
+        if (first := study.user_attrs["parent_run_id"]) != parent.run_id:  # another machine was as fast
+            parent.finish("KILLED", [])
+            parent = ParentRun(plan.name, first, {}, kind="sweep")
         return study, parent
 
 
@@ -84,12 +87,12 @@ def _watch(plan: Plan, study: Study, team: Team, parent: ParentRun | None) -> No
     from app.study.storage import room
     from app.study.summary import summarise
 
-    told = _ended_numbers(study)
-    looked = 0.0
+    told, lost = _ended_numbers(study), set[int]()
+    looked, waiting = 0.0, False
     with Progress(plan, study) as progress:
         while True:
             if time.monotonic() - looked > STALE_EVERY_S:
-                _give_up_stale(study, parent)
+                lost = _give_up_stale(study, parent, lost)
                 looked = time.monotonic()
             for sentence in team.bury():
                 progress.say(sentence)
@@ -112,6 +115,9 @@ def _watch(plan: Plan, study: Study, team: Team, parent: ParentRun | None) -> No
                 team.fill()
             elif not team.alive and not any(trial.state == TrialState.RUNNING for trial in trials):
                 return
+            elif not team.alive and not waiting:
+                waiting = True
+                progress.wait_for([trial for trial in trials if trial.state == TrialState.RUNNING])
             progress.beat(trials)
             time.sleep(POLL_S)
 
@@ -134,20 +140,24 @@ def _ended_numbers(study: Study) -> set[int]:
     return {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
 
 
-def _give_up_stale(study: Study, parent: ParentRun | None) -> None:
-    """Have the trials of dead workers run again, and end what they left open in MLflow."""
+def _give_up_stale(study: Study, parent: ParentRun | None, known: set[int]) -> set[int]:
+    """Have the trials of dead workers run again, and end what they left open in MLflow.
+
+    Returns the numbers of all trials that died with their worker; `known` are those of the time before.
+    """
     import optuna
 
     from app.study.children import Children
-    from app.study.storage import superseded
+    from app.study.storage import died, requeue_forgotten
 
-    before = superseded(study.get_trials(deepcopy=False))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         optuna.storages.fail_stale_trials(study)
-    if parent:
-        gone = superseded(study.get_trials(deepcopy=False)) - before
-        Children(study.study_name, parent.run_id).end_lost(sorted(gone))
+        requeue_forgotten(study)
+    dead = {trial.number for trial in died(study.get_trials(deepcopy=False))}
+    if parent and dead - known:
+        Children(study.study_name, parent.run_id).end_lost(dead)
+    return dead
 
 
 def write_files(plan: Plan, summary: Mapping[str, Any]) -> list[Path]:
@@ -181,5 +191,9 @@ def _finish(parent: ParentRun, study: Study, status: str, files: list[Path]) -> 
     from optuna.trial import TrialState
 
     _store(parent, files)
-    if not any(trial.state == TrialState.RUNNING for trial in study.get_trials(deepcopy=False)):
+    if any(trial.state == TrialState.RUNNING for trial in study.get_trials(deepcopy=False)):
+        return
+    try:
         parent.finish(status, [])
+    except Exception as error:
+        print(f"The study's MLflow run {parent.run_id} could not be ended: {error}", file=sys.stderr)

@@ -21,6 +21,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import TrialState
 
 BEATS_A_GRACE = 6
+LONGEST_LINE = 1 << 20
 
 StaleCallback = Callable[[Any, Any], None]
 
@@ -111,8 +112,28 @@ class LivingJournal(JournalStorage, BaseHeartbeat):
         return self._on_stale
 
 
+def check_journal(path: Path) -> None:
+    """Refuse a file that Optuna's journal did not write; it is only read.
+
+    Errors: ValueError with what it is and what to type.
+    """
+    if not path.exists():
+        return
+    if path.is_dir():
+        raise ValueError(f"--storage {path} is a folder; give a file in it, as {path / 'study.journal'}")
+    with path.open("rb") as file:
+        start = file.readline(LONGEST_LINE)
+    if start.startswith(b"SQLite format 3"):
+        raise ValueError(f"--storage {path} is a SQLite database; write --storage sqlite:///{path}")
+    if start and not start.startswith(b'{"op_code"'):
+        raise ValueError(
+            f"--storage {path} is no journal of Optuna's: it begins with {start[:40]!r}; give another file"
+        )
+
+
 def _drop_unfinished_line(journal: Path) -> None:
     """Cut a last line that a full disk left unfinished: the line after it would make the journal unreadable."""
+    check_journal(journal)
     if not journal.exists() or journal.stat().st_size == 0:
         return
     lock = JournalFileSymlinkLock(str(journal))

@@ -11,7 +11,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study, get_all_study_names, load_study
 
 from app.study.plan import Plan
-from app.study.storage import is_url, shown
+from app.study.storage import check_storage, is_url, unusable
 
 
 def known_study(plan: Plan) -> Study | None:
@@ -19,14 +19,14 @@ def known_study(plan: Plan) -> Study | None:
 
     Errors: ValueError where the storage cannot be read, and where the study was begun with other settings.
     """
+    check_storage(plan.storage)
     try:
         storage = _existing(plan.storage)
         if storage is None or plan.name not in get_all_study_names(storage):
             return None
         study = load_study(study_name=plan.name, storage=storage)
     except Exception as error:  # of the file, the driver or the server
-        said = shown(" ".join(str(error).split()))[:300]
-        raise ValueError(f"--storage {shown(plan.storage)} cannot be read ({type(error).__name__}: {said})") from error
+        raise ValueError(unusable(plan.storage, error)) from error
     if begun := study.user_attrs.get("plan"):
         plan.check_same(begun)
     return study

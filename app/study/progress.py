@@ -49,6 +49,11 @@ class Progress:
         self._bar.set_postfix_str(f"{running} running", refresh=False)
         self._bar.refresh()
 
+    def wait_for(self, running: list[FrozenTrial]) -> None:
+        """Say that only other commands' trials are left."""
+        listed = ", ".join(f"{trial.number} ({trial.user_attrs.get('worker', 'just begun')})" for trial in running)
+        self.say(f"Waiting for other workers: trial {listed}. Ctrl-C leaves them to it.")
+
     def say(self, sentence: str) -> None:
         """Print a line above the bar."""
         self._bar.clear()

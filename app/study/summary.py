@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.comparison.store import finite
 from app.study.plan import SCHEMA_VERSION, Plan
-from app.study.storage import SURPLUS, spent_s, superseded, trial_s
+from app.study.storage import SURPLUS, error_of, spent_s, superseded, trial_s
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -81,7 +81,7 @@ def _trial(trial: FrozenTrial, plan: Plan, gone: set[int]) -> dict[str, Any]:
         "seconds": trial.duration.total_seconds() if trial.duration else None,
         "cpu_seconds": trial_s(trial) or None,
         "run_ids": [run["run_id"] for run in runs if run.get("run_id")],
-        "error": trial.user_attrs.get("error"),
+        "error": error_of(trial),
         "pruned": trial.user_attrs.get("pruned"),
         "retry_of": trial.system_attrs.get("failed_trial"),
         "worker": trial.user_attrs.get("worker"),

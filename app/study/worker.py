@@ -58,6 +58,8 @@ def work(plan: Plan, parent_run_id: str | None, runner: Any) -> None:
             try:
                 study.optimize(objective, n_trials=1, catch=(Exception,))
             except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+                if objective.leaving:
+                    raise KeyboardInterrupt from None
                 if not objective.given_up(study):
                     raise
                 print(GIVEN_UP.format(number=objective.number), file=sys.stderr)
@@ -72,6 +74,7 @@ class _Objective:
         self.plan, self.runner = plan, runner
         self.children = Children(plan.name, parent_run_id)
         self.number = -1
+        self.leaving = False
 
     def __call__(self, trial: Any) -> tuple[float, ...]:
         from optuna.exceptions import TrialPruned
@@ -94,19 +97,24 @@ class _Objective:
             trial.set_user_attr("error", one_line(error))
             raise
         except SystemExit as stop:  # told to leave: somebody else shall run this trial, at once
-            self._give_back(trial)
-            raise KeyboardInterrupt from stop  # which Optuna takes for a failed trial, and passes on
-
-    def _give_back(self, trial: Any) -> None:
-        storage = trial.study._storage
-        again = storage.get_heartbeat_stale_trial_callback()
-        again(trial.study, storage.get_trial(trial._trial_id))
+            self.leaving = True
+            give_back(trial)
+            raise KeyboardInterrupt from stop
 
     def given_up(self, study: Any) -> bool:
         """Return whether the trial of this process was taken for dead."""
         return self.number in {
             number for trial in study.get_trials(deepcopy=False) for number in _history(trial.system_attrs)
         }
+
+
+def give_back(trial: Any) -> None:
+    """End a running trial and queue it again: in this order, so that to be killed in between makes no two of it."""
+    from optuna.trial import TrialState
+
+    storage = trial.study._storage
+    storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
+    storage.get_heartbeat_stale_trial_callback()(trial.study, storage.get_trial(trial._trial_id))
 
 
 def _history(attributes: Mapping[str, Any]) -> list[int]:
