@@ -19,6 +19,7 @@ from app.study.summary import counts
 Summary = Mapping[str, Any]
 WIDTH = 100  # of the terminal
 SHOWN, TOP, BAR = 5, 10, 20
+FRONT = "Pareto front: no other trial is at least as good in every objective and better in one"
 
 
 def markdown(summary: Summary) -> str:
@@ -44,8 +45,11 @@ def terminal(summary: Summary) -> str:
     shown = summary["front"] if several else [trial["number"] for trial in ranked(summary)]
     lines = [f"{summary['study']}: {states(summary)}; {hours(summary)}"]
     if shown:
-        title = "Pareto front: no trial is better in every objective" if several else "Best trials"
-        lines += ["", f"{title}", _trial_lines(summary, [by_number[number] for number in shown[:SHOWN]])]
+        lines += [
+            "",
+            FRONT if several else "Best trials",
+            _trial_lines(summary, [by_number[number] for number in shown[:SHOWN]]),
+        ]
         lines += [f"... and {len(shown) - SHOWN} more"] if len(shown) > SHOWN else []
     for entry in summary["importances"]:
         words = ", ".join(
@@ -219,7 +223,7 @@ def _front(summary: Summary) -> str:
     if len(summary["objectives"]) < 2 or not summary["front"]:
         return ""
     trials = {trial["number"]: trial for trial in summary["trials"]}
-    note = "No trial is at least as good in every objective and better in one; `front/` has a file for each.\n"
+    note = "No other trial is at least as good in every objective and better in one; `front/` has a file for each.\n"
     table = _trial_table(summary, [trials[number] for number in summary["front"]])
     return "\n".join(["## Pareto front\n", note, table])
 

@@ -88,7 +88,9 @@ def test_several_objectives_have_a_front(front):
     assert [line.split(" | ")[1:3] for line in section.splitlines()[5:7]] == [["0.9", "1"], ["0.8636", "0.6579"]]
     assert "## Best trial by the first objective" in text
     assert "## Complete trials by val/top1" in text
-    assert terminal(front).splitlines()[2] == "Pareto front: no trial is better in every objective"
+    assert terminal(front).splitlines()[2] == (
+        "Pareto front: no other trial is at least as good in every objective and better in one"
+    )
 
 
 def test_one_error_of_many_trials_is_told_once():
@@ -111,7 +113,7 @@ def test_nothing_complete_yet():
     summary = summarise(study, plan)
     assert "No trial is complete yet." in markdown(summary)
     assert "No importances: 0 complete trials; importances need at least 4." in markdown(summary)
-    assert "Failed: trial 0: no reason is known" in terminal(summary)
+    assert "Failed: trial 0: its worker died" in terminal(summary)
 
 
 @pytest.mark.parametrize(
