@@ -175,7 +175,7 @@ def _run(comparison: Comparison, cells: list[Cell], settings: Settings) -> int:
     from app.comparison.report import terminal
 
     store = execute(comparison, cells, settings)
-    print(f"\n{comparison.intent}\n\n{terminal(comparison, store.records)}\n")
+    print(f"\n{comparison.intent}\n\n{terminal(comparison, store.records, settings.not_tuned)}\n")
     bad = failed(store, cells)
     for record in bad:
         print(

@@ -25,7 +25,8 @@ from app.comparison.worker import Outcome, Runner, Task, experiment_runner
 class Settings:
     """How to run, apart from what: one value for each option of the command.
 
-    `spent_s` is CPU time already spent on this table's tuning, `tuning` a sentence on it for the report.
+    `spent_s` is CPU time already spent on this table's tuning, `tuning` a sentence on it for the report,
+    `not_tuned` the rows that it left as they are where others have sweeps.
     `planned` is a number of further cells that the limit must leave room for (the table that follows a tuning).
     `track` False leaves out the MLflow parent run.
     """
@@ -39,6 +40,7 @@ class Settings:
     planned: int = 0
     spent_s: float = 0.0
     tuning: str = ""
+    not_tuned: tuple[str, ...] = ()
     track: bool = True
 
     @property
@@ -181,6 +183,7 @@ def _header(comparison: Comparison, settings: Settings) -> dict[str, Any]:
         "frozen": comparison.frozen,
         "exact": comparison.exact,
         "tuning": settings.tuning,
+        "not_tuned": list(settings.not_tuned),
         "tuning_folds": list(comparison.tuning_folds),
         "tuning_seeds": list(comparison.tuning_seeds),
         "versions": versions(),

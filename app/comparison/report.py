@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from app.comparison import fairness
 from app.comparison.baselines import COPY_LAST, disagreements, is_baseline, with_baselines
+from app.comparison.bounds import Bound
 from app.comparison.formats import (
     MISSING,
     interval_text,
@@ -59,13 +61,14 @@ def markdown(comparison: Comparison, header: Mapping[str, Any], records: Records
     valid = current(comparison, records)
     shown = with_baselines(valid)
     rows = summarise(comparison, shown)
+    not_tuned = header.get("not_tuned", [])
     sections = [
         f"# {comparison.name}\n\n{comparison.intent}\n",
         _provenance(comparison, header, valid),
         "## Results\n",
-        _main_table(comparison, rows, _parallel(valid), _has_tuning_runs(comparison, valid)),
-        _notes(comparison, rows, _parallel(valid)),
-        _claims(comparison, shown),
+        _main_table(comparison, rows, _parallel(valid), _has_tuning_runs(comparison, valid), not_tuned),
+        _notes(comparison, rows, _parallel(valid), header),
+        _claims(comparison, shown, not_tuned),
         *frame_tables(comparison, shown, [row.name for row in rows]),
         _fold_table(comparison, shown, rows),
         *(_unit_table(rows, prefix, title) for prefix, title in UNIT_TABLES),
@@ -75,8 +78,11 @@ def markdown(comparison: Comparison, header: Mapping[str, Any], records: Records
     return "\n".join(section for section in sections if section)
 
 
-def terminal(comparison: Comparison, records: Records) -> str:
-    """The main columns as plain text, to fit a terminal, and below them what was tested on."""
+def terminal(comparison: Comparison, records: Records, not_tuned: Collection[str] = ()) -> str:
+    """The main columns as plain text, to fit a terminal, and below them what was tested on.
+
+    `not_tuned`: the rows that are marked so, where others were tuned.
+    """
     valid = current(comparison, records)
     split = _has_tuning_runs(comparison, valid)
     rows = summarise(comparison, with_baselines(valid))
@@ -86,7 +92,7 @@ def terminal(comparison: Comparison, records: Records) -> str:
     columns += ["against copy_last"] if frames else []
     lines = [
         [
-            row.name,
+            fairness.marked(row.name, not_tuned),
             str(row.runs),
             mean_text(row.reported, places),
             *([mean_text(row.overall, places)] if split else []),
@@ -99,7 +105,8 @@ def terminal(comparison: Comparison, records: Records) -> str:
         for row in rows
     ]
     columns += ["gap"]
-    below = [*tested_on(valid), *(f"Warning, not the same test: {sentence}" for sentence in _mixtures(valid))]
+    below = [f"{fairness.MARK.strip()}: not tuned, as other rows were"] if not_tuned else []
+    below += [*tested_on(valid), *(f"Warning, not the same test: {sentence}" for sentence in _mixtures(valid))]
     return "\n".join([plain_table(columns + [heading for _, heading in TERMINAL_COSTS], lines), *below])
 
 
@@ -139,7 +146,9 @@ def _places(comparison: Comparison, rows: list[RowSummary]) -> int:
     return decimals(comparison.metric, means)
 
 
-def _main_table(comparison: Comparison, rows: list[RowSummary], jobs: int, split: bool) -> str:
+def _main_table(
+    comparison: Comparison, rows: list[RowSummary], jobs: int, split: bool, not_tuned: Collection[str]
+) -> str:
     score, frames = metric_heading(comparison.metric, comparison.better), comparison.predicts_frames
     headings = ["row", "rule", "wiring", "network", *(["Lmin"] if frames else []), "runs (folds x seeds)"]
     headings += [f"{score}, reported" if split else score] + ([f"{score}, all"] if split else [])
@@ -150,13 +159,17 @@ def _main_table(comparison: Comparison, rows: list[RowSummary], jobs: int, split
     headings += ["gap recovered [95 %]", "unstable"]
     headings += [heading + (MARK if disturbed and jobs > 1 else "") for _, heading, disturbed in COSTS]
     places = _places(comparison, rows)
-    return markdown_table(headings, [_main_row(comparison, row, split, places) for row in rows])
+    names = [fairness.marked(row.name, not_tuned) for row in rows]
+    return markdown_table(
+        headings,
+        [[name, *_main_row(comparison, row, split, places)] for name, row in zip(names, rows, strict=True)],
+    )
 
 
 def _main_row(comparison: Comparison, row: RowSummary, split: bool, places: int) -> list[str]:
+    """A row's cells after its name."""
     frames = comparison.predicts_frames
     return [
-        row.name,
         *(str(row.facts[key]) for key in ("rule", "wiring", "network")),
         *([row.lmin or MISSING] if frames else []),
         f"{row.runs} ({row.folds} x {row.seeds})",
@@ -181,7 +194,7 @@ def _gap(comparison: Comparison, row: RowSummary, *, short: bool = False) -> str
     return f"{row.gap.estimate:.2f}" if short else interval_text(row.gap, signed=False)
 
 
-def _notes(comparison: Comparison, rows: list[RowSummary], jobs: int) -> str:
+def _notes(comparison: Comparison, rows: list[RowSummary], jobs: int, header: Mapping[str, Any]) -> str:
     over = sorted({row.reported.std_over for row in rows if row.reported and row.reported.std_over})
     lines = [
         "Seeds are averaged within each fold first; the mean is over the fold means. "
@@ -198,6 +211,8 @@ def _notes(comparison: Comparison, rows: list[RowSummary], jobs: int) -> str:
             f"Gap recovered: (row - {comparison.frozen}) / ({comparison.exact} - {comparison.frozen}) on shared pairs; "
             f"not defined where {comparison.exact} does not clearly beat {comparison.frozen}."
         )
+    if comparison.sweep and header.get("tuning"):
+        lines += fairness.notes(comparison, header.get("not_tuned", []))
     if comparison.predicts_frames:
         lines += FRAME_NOTES
     lines.append(
@@ -227,14 +242,16 @@ def _loss_limit(comparison: Comparison) -> str:
     return "" if comparison.diverged_above is None else f", or test/loss above {comparison.diverged_above:g}"
 
 
-def _claims(comparison: Comparison, records: Records) -> str:
+def _claims(comparison: Comparison, records: Records, not_tuned: Collection[str]) -> str:
     answers = claims(comparison, records)
     if not answers:
         return ""
-    rows = [
-        [answer.bound.sentence(comparison.metric), _claim_text(comparison, records, answer), answer.answer]
-        for answer in answers
-    ]
+
+    def sentence(bound: Bound) -> str:
+        mark = fairness.MARK if fairness.is_unfair(comparison, bound, not_tuned) else ""
+        return bound.sentence(comparison.metric) + mark
+
+    rows = [[sentence(each.bound), _claim_text(comparison, records, each), each.answer] for each in answers]
     return "## Claims\n\n" + markdown_table(["claim", "value [95 %]", "answer"], rows)
 
 

@@ -36,16 +36,27 @@ def markdown(comparison: Comparison, header: Mapping[str, Any]) -> str:
 
 
 def sentence(comparison: Comparison, choices: Choices) -> str:
-    """What results.md says of its settings: how they were chosen, at what cost, and which rows were not tuned."""
+    """What results.md says of its settings: how they were chosen, at what cost, and which rows were not tuned.
+
+    It also says in how many rows the score alone did not choose: on few test clips it has few steps.
+    """
     facts = _facts(choices)
+    rows = count(len(choices), "row")
     spent = ", ".join(f"{name} {hours(choice['sweep']['cpu_seconds'])}" for name, choice in choices.items())
-    missing = [name for name in swept_rows(comparison) if name not in choices]
-    fixed = [*_fixed(comparison), *missing]
+    shared = sum(len(_equals(choice)) > 1 for choice in choices.values())
+    fixed = untuned(comparison, choices)
     return (
         f"the best of {count(facts['trials'], 'trial')} a row ({_sampler(facts)}) by {facts['metric']} on "
-        f"{_where(facts)}, {count(facts['runs_a_trial'], 'run')} a trial; core-time of the trials by row: {spent}"
+        f"{_where(facts)}, {count(facts['runs_a_trial'], 'run')} a trial; in {shared} of {rows} several trials "
+        "shared the best score, and the lower loss, then the earlier trial, was chosen; core-time of the trials by "
+        f"row: {spent}"
         f"{'; not tuned: ' + ', '.join(fixed) if fixed else ''} (all trials: tuning.json)"
     )
+
+
+def untuned(comparison: Comparison, choices: Choices) -> list[str]:
+    """The rows without a choice of their own: those of `sweep: false`, and those that were not swept yet."""
+    return [name for name in comparison.row_names if name not in choices]
 
 
 def chosen_line(row: str, choice: Mapping[str, Any]) -> str:
@@ -103,7 +114,14 @@ def _cost_row(item: tuple[str, Mapping[str, Any]]) -> list[str]:
 def _section(comparison: Comparison, name: str, choice: Mapping[str, Any]) -> str:
     facts = choice["sweep"]
     chosen = ", ".join(f"{_short(key)} {_value(value)}" for key, value in choice["overrides"].items())
-    title = f"## {name}\n\nChosen: trial {choice['trial']}: {chosen}\n"
+    equals = [number for number in _equals(choice) if number != choice["trial"]]
+    loss = (
+        f"\n\nTrial{'s' * (len(equals) > 1)} {numbers(equals)} had the same score: the lower loss, then the earlier "
+        "trial, was chosen."
+        if equals
+        else ""
+    )
+    title = f"## {name}\n\nChosen: trial {choice['trial']}: {chosen}{loss}\n"
     why = f"\nNo importances: {facts['importances_why_none']}.\n" if facts["importances_why_none"] else ""
     return "\n".join([title, _space_table(facts) + why, _trial_table(comparison, choice)])
 
@@ -149,6 +167,12 @@ def _trial_table(comparison: Comparison, choice: Mapping[str, Any]) -> str:
 def _why_none(trial: Mapping[str, Any]) -> str:
     why = trial.get("error") or trial.get("pruned")
     return f"{trial['state']}: {why}" if why else str(trial["state"])
+
+
+def _equals(choice: Mapping[str, Any]) -> list[int]:
+    """The trials that have the chosen one's score, itself among them."""
+    best = _best(choice)["score"]
+    return [trial["number"] for trial in choice["trials"] if trial["score"] == best]
 
 
 def _best(choice: Mapping[str, Any]) -> Mapping[str, Any]:

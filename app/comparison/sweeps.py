@@ -24,7 +24,7 @@ from app.comparison.spec import Comparison
 from app.comparison.store import Store, locked, unversioned
 from app.comparison.sweep_plans import SWEEPS, row_plans
 from app.comparison.sweep_record import ENDED, Choice, SweepRecord
-from app.comparison.sweep_report import chosen_line, count, markdown, sentence
+from app.comparison.sweep_report import chosen_line, count, markdown, sentence, untuned
 from app.comparison.tuning import STEM
 
 if TYPE_CHECKING:
@@ -92,11 +92,9 @@ def dry_run(comparison: Comparison, rows: Sequence[str] | None, table_cells: int
 
 
 def _study(plan: Plan, jobs: int) -> Mapping[str, Any]:
-    """Run the study, whose first trial is the row as it stands."""
-    from app.study.execute import run_study
-    from app.study.schema import with_first
+    from app.study.execute import run_study  # its imports take seconds
 
-    return run_study(with_first(plan), jobs)
+    return run_study(plan, jobs)
 
 
 def sweep_rows(
@@ -131,11 +129,14 @@ def sweep_rows(
         shown = _of_this_budget(comparison, record, settings)
     overrides = {name: choice["overrides"] for name, choice in shown.items()}
     spent = sum(float(shown[name]["sweep"]["cpu_seconds"]) for name in plans)
-    return comparison.with_overrides(overrides), replace(settings, spent_s=spent, tuning=sentence(comparison, shown))
+    further = replace(
+        settings, spent_s=spent, tuning=sentence(comparison, shown), not_tuned=tuple(untuned(comparison, shown))
+    )
+    return comparison.with_overrides(overrides), further
 
 
 def _sweep(name: str, plan: Plan, record: SweepRecord, settings: Settings, runner: StudyRunner) -> None:
-    """Run or continue a row's study, and keep what came of it."""
+    """Run or continue a row's study, whose first trial is the row as it stands, and keep what came of it."""
     from app.study.schema import with_first
 
     unversioned(settings.output, SWEEPS)

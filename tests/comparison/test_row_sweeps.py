@@ -15,9 +15,11 @@ from comparison_fakes import scores
 
 from app.compare import main
 from app.comparison.execute import Settings, execute
+from app.comparison.fairness import is_unfair
 from app.comparison.grid import build_grid
 from app.comparison.overrides import flatten
 from app.comparison.report import markdown as results_markdown
+from app.comparison.report import terminal
 from app.comparison.spec import load_comparison, read_comparison
 from app.comparison.store import Store
 from app.comparison.sweep_plans import row_plans
@@ -222,9 +224,11 @@ def test_the_best_is_chosen_used_and_written_down(content, settings):
     assert chosen.row("frozen") == comparison.row("frozen")
     assert further.spent_s == 360
     assert further.tuning == (
-        "the best of 3 trials a row (TPE, seed 0) by test/top1 on folds 0, 1, seed 0, 2 runs a trial; core-time of the "
-        "trials by row: sideways 3 min, exact 3 min; not tuned: frozen (all trials: tuning.json)"
+        "the best of 3 trials a row (TPE, seed 0) by test/top1 on folds 0, 1, seed 0, 2 runs a trial; in 1 of 2 rows "
+        "several trials shared the best score, and the lower loss, then the earlier trial, was chosen; core-time of "
+        "the trials by row: sideways 3 min, exact 3 min; not tuned: frozen (all trials: tuning.json)"
     )
+    assert further.not_tuned == ("frozen",)
     written = json.loads((settings.output / "tuning.json").read_text())
     choice = written["header"]["choices"]["exact"]
     assert (choice["trial"], choice["overrides"]) == (1, {LR: 0.03, "model.init_args.width": 1.5})
@@ -247,7 +251,8 @@ def test_tuning_md_names_the_trials_the_budget_and_is_made_from_the_record(conte
     assert "- Not tuned: frozen\n" in text
     assert "| exact | 3 | 2 | 0 | 1 | 0 | 2 | 3 min |" in text
     section = text[text.index("## exact") :]
-    assert "Chosen: trial 1: lr 0.03, width 1.5" in section
+    assert "Chosen: trial 1: lr 0.03, width 1.5\n" in section
+    assert "Trial 2 had the same score: the lower loss, then the earlier trial, was chosen" not in section
     assert "| lr | 0.01, 0.03, 0.02 | 75 % |" in section
     assert "| width | 0.5 to 1.5 in steps of 0.5 | - |" in section
     assert "| 1 | 0.03 | 1.5 | 0.530 | 60 s | chosen |" in section
@@ -267,6 +272,44 @@ def test_the_table_is_of_the_choices_and_says_the_budget(content, settings, monk
     header = Store(settings.output / "tuning.json").header
     again = again.with_overrides({row: choice["overrides"] for row, choice in header["choices"].items()})
     assert results_markdown(again, store.header, store.records) == text
+
+
+def test_a_choice_that_the_score_alone_did_not_make_is_named(content, settings):
+    _, further = sweep_rows(read_comparison(content), None, 4, settings, Studies())
+    assert "; in 1 of 2 rows several trials shared the best score" in further.tuning
+    text = (settings.output / "tuning.md").read_text()
+    assert text.count("had the same score") == 1
+    assert "lag_scaling off\n\nTrial 2 had the same score: the lower loss, then the earlier trial" in text
+
+
+def test_rows_that_were_not_tuned_are_marked(content, settings, monkeypatch):
+    monkeypatch.delenv("FAKE_TRACE", raising=False)
+    content["bounds"] = [
+        {"row": "sideways", "at_least": 0},
+        {"row": "sideways", "versus": "exact", "at_least": 0},
+        {"row": "sideways", "versus": "frozen", "at_least": 0},
+        {"row": "sideways", "metric": "gap_recovered", "at_least": 0},
+    ]
+    chosen, further = sweep_rows(read_comparison(content), None, 3, settings, Studies())
+    store = execute(chosen, build_grid(chosen, folds=[2], seeds=[0]), further, scores)
+    text = (settings.output / "results.md").read_text()
+    table = text[text.index("## Results") : text.index("## Claims")]
+    names = [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines() if line.startswith("| ")]
+    assert names == ["row", "---", "frozen ‡", "sideways", "exact"]
+    assert "- ‡: not tuned: this row has the settings of the file" in table
+    assert "(settings: sideways 3, exact 2)" in table
+    assert "this is not nested cross-validation" in table
+    claims = [line.split(" | ")[0] for line in text[text.index("## Claims") :].splitlines()[4:8]]
+    assert [claim.endswith("‡") for claim in claims] == [False, False, True, True]
+    shown = terminal(chosen, store.records, further.not_tuned)
+    assert "\nfrozen ‡ " in shown
+    assert "\n‡: not tuned" in shown
+
+
+def test_the_first_trial_is_the_row_as_it_stands(content, settings):
+    content["rows"][2]["overrides"] = content["rows"][2]["overrides"] | {LR: 0.02, "model.init_args.width": 1.0}
+    sweep_rows(read_comparison(content), ["exact"], 4, settings, studies := Studies())
+    assert [dict(plan.first) for plan in studies.plans] == [{LR: 0.02, "model.init_args.width": 1.0}]
 
 
 def test_finished_studies_are_not_run_again_even_without_their_files(content, settings):
@@ -509,6 +552,9 @@ def test_the_shipped_sweep_is_fair_and_begins_with_the_rows_as_they_are(reposito
     assert keys["skip_sideways"] == [*keys["backprop_shifted"], "gradient_edges", "lag_scaling", "lag_strength"]
     for plan in plans.values():
         assert plan.space.point(plan.config) is not None
+    fixed = set(comparison.row_names) - set(plans)
+    assert comparison.bounds
+    assert not any(is_unfair(comparison, bound, fixed) for bound in comparison.bounds)
 
 
 @pytest.mark.slow
