@@ -21,6 +21,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from app.comparison.overrides import nearest
+from app.study.median import MedianPruner
 from app.study.objectives import Objective
 from app.study.space import Space
 
@@ -30,7 +31,10 @@ LARGEST_GRID = 10_000
 
 
 def make_sampler(name: str, seed: int, space: Space, trials: int = 40) -> BaseSampler:
-    """Make a sampler by name; `trials` of the study tell how soon it may lean on what it has seen.
+    """Make a sampler by name; `trials` tell how soon it may lean on what it has seen.
+
+    `trials`: the study's first total. It stays as it was when somebody raises the total later, or else the same turn
+    would be drawn otherwise, and NSGA-II's generations would change their size.
 
     tpe: a quarter of the trials at random, ten at most, then where good trials lie denser than others.
     nsga2: generations of a fifth of the trials (4 to 50), so that some five follow one another; Optuna's 50 would make
@@ -57,16 +61,20 @@ def make_sampler(name: str, seed: int, space: Space, trials: int = 40) -> BaseSa
 def make_pruner(name: str) -> BasePruner:
     """Make a pruner by name.
 
-    median: stops a trial whose best validation so far is worse than the median of the others at the same validation,
-    once five trials have run to their end. The first validation decides nothing: learning rates are still warming up.
-    hyperband: thirds of the trials are stopped earlier or later, by brackets; begins after the first whole trial.
+    median: stops a trial whose best validation of the present run is worse than the median of the others at the same
+    validation, once five trials have run to their end. The first validation decides nothing: learning rates are still
+    warming up. See `app.study.median`.
+    hyperband: by brackets, which begin after the first whole trial. A trial of bracket b is looked at after its
+    validations 3^b + 1, 3^(b+1) + 1, ... (2, 4, 10, 28, ...), and goes on where its newest value is among the best
+    third of those that got there. With several runs a trial, these values are the means over the runs so far, the same
+    runs for every trial, so a later fold counts; but most of the early looks fall on the first fold.
 
     Errors: ValueError for an unknown name.
     """
     if name == "none":
         return optuna.pruners.NopPruner()
     if name == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1)
+        return MedianPruner(start_up=5, warm_up=1)
     if name == "hyperband":
         return optuna.pruners.HyperbandPruner()
     raise ValueError(f"--pruner {name}: unknown; {nearest(name, PRUNERS)}")
