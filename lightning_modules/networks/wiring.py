@@ -114,9 +114,7 @@ class Wiring:
 
     def path_lengths(self, unit: int) -> frozenset[int]:
         """Lengths in hops of all paths from the frame to a unit; `max` is the unit's number, `min` its Lmin."""
-        if unit == INPUT:
-            return frozenset({0})
-        return frozenset(n + 1 for source in self.sources_of(unit) for n in self.path_lengths(source))
+        return _path_lengths(self, unit)
 
     def gradient_paths(self, unit: int) -> frozenset[int]:
         """Lengths in hops of all paths that bring a unit gradients from the last unit; {0} for the last unit itself."""
@@ -130,6 +128,13 @@ class Wiring:
 
 def _readers(wiring: Wiring, unit: int) -> list[int]:
     return [i for j, i in wiring.edges() if j == unit]
+
+
+@cache
+def _path_lengths(wiring: Wiring, unit: int) -> frozenset[int]:
+    if unit == INPUT:
+        return frozenset({0})
+    return frozenset(n + 1 for source in wiring.sources_of(unit) for n in _path_lengths(wiring, source))
 
 
 @cache

@@ -37,6 +37,11 @@ def test_path_lengths(depth):
     assert lengths["input"] == set(range(1, depth + 1))
 
 
+def test_path_lengths_of_a_deep_network_are_found_at_once():
+    """Its paths are more than can be counted one by one."""
+    assert make_wiring("dense", 50).path_lengths(50) == set(range(2, 51))
+
+
 @pytest.mark.parametrize("name", WIRINGS)
 @pytest.mark.parametrize("depth", range(1, 8))
 def test_gradient_paths_with_all_edges(name, depth):
