@@ -5,6 +5,7 @@ The environment is set here, before any test module imports torch: OpenMP reads 
 
 import os
 import shutil
+from functools import cache
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -36,8 +37,15 @@ def data_root() -> Path:
 
 @pytest.fixture(scope="session")
 def mlflow_template(tmp_path_factory) -> Path:
-    """One empty run store; MLflow takes seconds to create it, a copy takes none."""
+    """One empty run store; MLflow takes seconds to create it, a copy takes none.
+
+    For every store that it opens MLflow reads its sixty migrations, to know the newest: from here on once a session.
+    """
+    from mlflow.store.db import utils
+
     from app.tracking import ensure_store
+
+    utils._get_latest_schema_revision = cache(utils._get_latest_schema_revision)
 
     database = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     ensure_store(f"sqlite:///{database}")

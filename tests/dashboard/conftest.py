@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
-import warnings
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,14 +12,11 @@ from dashboard_store import fill_demo, fill_frames, fill_hostile, fill_uneven, p
 
 
 @pytest.fixture(scope="session")
-def _stores(tmp_path_factory):
+def _stores(mlflow_template, tmp_path_factory):
     from mlflow import MlflowClient
 
     folder = tmp_path_factory.mktemp("stores")
-    with warnings.catch_warnings():
-        # MLflow 3.17 configures its tables with a loader that SQLAlchemy 2.1 deprecates; raised once a process.
-        warnings.filterwarnings("ignore", message=".*``noload`` loader strategy")
-        MlflowClient(uri_of(folder / "bare.db")).search_experiments()
+    shutil.copy(mlflow_template, folder / "bare.db")
     for name, fill in (
         ("demo", fill_demo),
         ("frames", fill_frames),
@@ -60,6 +57,16 @@ def hostile_db(_stores, tmp_path):
 def bare_db(_stores, tmp_path):
     """Return a database with MLflow's tables and no run."""
     return shutil.copy(_stores / "bare.db", tmp_path / "mlflow.db")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_scan():
+    """For every page that is tested Streamlit reads all installed packages' metadata for components: let it once."""
+    from streamlit.components.v2 import manifest_scanner
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest_scanner, "scan_component_manifests", cache(manifest_scanner.scan_component_manifests))
+        yield
 
 
 @pytest.fixture
