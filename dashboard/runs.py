@@ -97,7 +97,7 @@ MOST_RUNS = 20_000  # read from one store, those of other projects included
 class Store:
     """What one reading of a store found: `runs` (see `read_runs`), `studies`, how many runs it leaves out, and why.
 
-    `studies`: a line a sweep, the newest first, columns STUDY_COLUMNS.
+    `studies`: a line a sweep, the newest first, columns STUDY_COLUMNS; `ended` is NaT while it goes on.
     """
 
     runs: pd.DataFrame
@@ -279,8 +279,9 @@ def _record(run: Run) -> dict[str, Any]:
 def _study(run: Run) -> dict[str, Any]:
     info = run.info
     name = clean(run.data.tags.get("study") or info.run_name or "") or "unnamed study"
-    return {"run_id": info.run_id, "name": name, "status": info.status, "started": info.start_time,
-            "ended": info.end_time}  # fmt: skip
+    # A run that goes on after its end keeps its old end time.
+    ended = None if info.status in ("RUNNING", "SCHEDULED") else info.end_time
+    return {"run_id": info.run_id, "name": name, "status": info.status, "started": info.start_time, "ended": ended}
 
 
 def _is_read(metric: str) -> bool:

@@ -31,6 +31,11 @@ def _read(uri: str, run_id: str, age: str) -> Study | str:
         return str(reason)
 
 
+def forget() -> None:
+    """Drop all studies, so that the next rerun reads theirs again."""
+    _read.clear()
+
+
 @st.fragment(run_every=FRESH_S)
 def follow(uri: str, run_id: str, seen: Study | str) -> None:
     """Draw the page again when the artifact of a running study is another than was seen."""

@@ -15,7 +15,6 @@ import streamlit as st
 
 from dashboard import (
     cached,
-    chosen_runs,
     empty,
     links,
     run_facts,
@@ -42,7 +41,7 @@ _ENDED_EARLY = {"KILLED": "was stopped before its end", "FAILED": "failed"}
 
 def draw(uri: str) -> None:
     """Draw the page for the store at `uri`."""
-    chosen_runs.heading("Sweep")
+    heading()
     try:
         studies = cached.studies(uri)
         if studies.empty:
@@ -53,6 +52,15 @@ def draw(uri: str) -> None:
         empty.no_study(str(reason), uri)
     except StoreUnreachable as reason:
         empty.no_answer(str(reason), uri)
+
+
+def heading() -> None:
+    """Draw the title and the button that reads the store and the studies again."""
+    left, right = st.columns([8, 1], vertical_alignment="bottom")
+    left.title("Sweep", anchor=False)
+    if right.button("Reload", icon=":material/refresh:", width="stretch", help="Read the store again"):
+        cached.forget()
+        sweep_reading.forget()
 
 
 def titles_of(studies: pd.DataFrame) -> dict[str, str]:

@@ -396,6 +396,36 @@ def test_a_running_study_whose_file_is_half_written_is_looked_at_again(open_swee
     assert "Best trial" in heads(page)[0]
 
 
+def test_a_study_that_goes_on_after_its_end_is_followed_and_not_drawn_without_end(
+    open_sweep, write, client, monkeypatch
+):
+    import streamlit as st
+
+    monkeypatch.setattr("dashboard.cached.FRESH_S", 0.0)  # every list of runs is a new one
+    monkeypatch.setattr("dashboard.sweep_reading.FRESH_S", 1e-6)
+    drawn_again = []
+    monkeypatch.setattr(st, "rerun", lambda: drawn_again.append(True))
+    run_id = write(mixed(8), status="KILLED")
+    page = open_sweep()
+    assert "8 of 60 trials" in said(page)
+    client.update_run(run_id, status="RUNNING")
+    assert client.get_run(run_id).info.end_time  # MLflow keeps it
+    write_content(client, run_id, mixed(12))
+    page.run()
+    assert progress(page)[0].text.startswith("12 of 60 trials")
+    assert not drawn_again
+
+
+def test_reload_reads_the_file_of_an_ended_study_again(open_sweep, write, client):
+    run_id = write(mixed(8))
+    page = open_sweep()
+    write_content(client, run_id, mixed(12))
+    page.run()
+    assert "8 of 60 trials" in said(page)
+    next(button for button in page.button if button.label == "Reload").click().run()
+    assert "12 of 60 trials" in said(page)
+
+
 ODD = ("", "x", -1, 1.5, True, None, [], {}, [[]], [None], {"a": []}, 10**400, math.nan, math.inf, "<b>", [["x", 1]])
 
 
