@@ -1,7 +1,7 @@
 """A study over its trials: the value of each, the best so far, and where trials were pruned or failed. No Streamlit.
 
 o            complete     --- best so far     v pruned, at the last value it reported
-    o---     running      x   failed, and every trial without a value, at the lower edge
+    o---     running      x   failed, and every trial without a value, on a strip of its own below the values
 """
 
 from __future__ import annotations
@@ -32,12 +32,15 @@ LOOKS = {  # state: colour, marker
     BEST: ("#262730", _LINE),
 }
 _LOG_FROM = 30.0  # the largest value to the smallest
+_STRIP_PX = 34  # below the values, of trials that have none
+NO_VALUE = "no value"
 
 
 def spans_decades(study: Study, objective: int) -> bool:
-    """Return whether the values of an objective are positive and so far apart that even steps hide the small ones."""
-    values = [value for trial in study.trials if (value := trial.last(objective)) is not None]
-    return bool(values) and min(values) > 0 and max(values) / min(values) >= _LOG_FROM
+    """Return whether complete trials are so far apart that even steps hide the small values, and all are positive."""
+    every = [value for trial in study.trials if (value := trial.last(objective)) is not None]
+    values = [trial.values[objective] for trial in study.complete()]
+    return bool(values) and min(every) > 0 and max(values) / min(values) >= _LOG_FROM
 
 
 def table(study: Study, objective: int) -> pd.DataFrame:
@@ -77,7 +80,9 @@ def chart(study: Study, objective: int, *, log: bool) -> alt.LayerChart:
     points, best = table(study, objective), best_so_far(study, objective)
     shown = [state for state in LOOKS if state in {*points["what"], *best["what"]}]
     title = study.objectives[objective].metric
-    scale = alt.Scale(type="log" if log else "linear", zero=False, nice=True, padding=16)
+    edge = points[points["value"].isna()]
+    scale = alt.Scale(type="log" if log else "linear", zero=False, nice=True, padding=16,
+                      range=[_above(_STRIP_PX if len(edge) else 0), 0])  # fmt: skip
     x = alt.X("number:Q", title="Trial", axis=alt.Axis(format="d", tickMinStep=1, tickCount=8), scale=_across(study))
     y = alt.Y("value:Q", title=title, scale=scale, axis=_upright(points["value"], log=log))
     looks = {
@@ -87,11 +92,21 @@ def chart(study: Study, objective: int, *, log: bool) -> alt.LayerChart:
     line = alt.Chart(best).mark_line(interpolate="step-after", strokeWidth=2, color=LOOKS[BEST][0]).encode(x=x, y=y)
     marks = alt.Chart(points[points["value"].notna()]).mark_point(filled=True, size=75, opacity=0.85)
     chart = line + marks.encode(x=x, y=y, tooltip=_tooltip(study, title), **looks)
-    edge = points[points["value"].isna()]
     if len(edge):
-        below = alt.Chart(edge).mark_point(filled=True, size=85, opacity=0.9, yOffset=-8)
-        chart += below.encode(x=x, y=alt.value("height"), tooltip=_tooltip(study, title), **looks)
+        middle, top = alt.YValue(_above(_STRIP_PX / 2)), alt.YValue(_above(_STRIP_PX))
+        below = alt.Chart(edge).mark_point(filled=True, size=85, opacity=0.9)
+        chart += below.encode(x=x, y=middle, tooltip=_tooltip(study, title), **looks)
+        one = alt.Chart(pd.DataFrame({"said": [NO_VALUE]}))
+        chart += one.mark_rule(color="#9AA0A6").encode(y=top)
+        chart += one.mark_text(align="right", dx=-4, fontSize=11, color="#555B66").encode(
+            x=alt.value(0), y=middle, text="said:N"
+        )
     return chart.properties(width="container", height=HEIGHT_PX, description=_description(study, objective))
+
+
+def _above(px: float) -> alt.ExprRef:
+    """Return the place so many pixels above the lower edge."""
+    return alt.ExprRef(f"height - {px:g}")
 
 
 _LEGEND = alt.Legend(title=None, orient="bottom", columns=alt.ExprRef("max(1, floor(width / 110))"),
@@ -150,7 +165,7 @@ def caption(counts: Mapping[str, int], *, edge: bool) -> str:
     if counts.get("pruned"):
         said += " Pruned trials stand at the last value that they reported."
     if edge:
-        said += " Trials without a value stand at the lower edge."
+        said += f" Trials without a value stand apart, below at *{NO_VALUE}*."
     if counts.get("retried"):
         said += " Retried: the trial's worker died, and another trial ran its values."
     return said

@@ -201,7 +201,10 @@ def draw_best(study: Study) -> None:
 
 
 def choose_objective(study: Study, first: DeltaGenerator, second: DeltaGenerator) -> tuple[int, bool]:
-    """Draw the choice of an objective, where there are several, and of the scale, where values span decades."""
+    """Draw the choice of an objective, where there are several, and of the scale, where values span decades.
+
+    What is minimised opens on the logarithmic scale: of a score, small values are only bad ones.
+    """
     metrics = [objective.metric for objective in study.objectives]
     if len(metrics) > 1:
         with first:
@@ -214,7 +217,7 @@ def choose_objective(study: Study, first: DeltaGenerator, second: DeltaGenerator
         links.absent("log")
         return objective, False
     with second:
-        return objective, links.switch("Log scale", "log", default=True)
+        return objective, links.switch("Log scale", "log", default=study.objectives[objective].lower)
 
 
 def draw_history(study: Study, objective: int, *, log: bool) -> None:

@@ -186,6 +186,43 @@ def test_a_loss_that_spans_decades_opens_logarithmic_and_the_address_keeps_the_c
     assert not progress(page)
 
 
+def test_a_score_with_one_bad_trial_opens_on_even_steps(open_sweep, write):
+    write(summary("score", [trial(0, values=[0.02]), trial(1, values=[0.9])]))
+    page = open_sweep()
+    assert page.query_params["log"] in ("off", ["off"])
+    assert '"type": "log"' not in page.get("vega_lite_chart")[0].proto.spec
+    page.toggle[0].set_value(True).run()
+    assert '"type": "log"' in page.get("vega_lite_chart")[0].proto.spec
+
+
+def test_the_scale_is_chosen_by_complete_trials_and_never_logarithmic_of_what_is_not_positive():
+    less = [{"metric": "val/loss", "direction": "minimize"}]
+    trials = [trial(0, values=[1.0]), trial(1, values=[2.0])]
+    far = trial(2, state="pruned", values=None, steps=[[0, 900.0]])
+    assert not sweep_history.spans_decades(read_study(summary("s", [*trials, far], objectives=less)), 0)
+    trials.append(trial(3, values=[100.0]))
+    assert sweep_history.spans_decades(read_study(summary("s", [*trials, far], objectives=less)), 0)
+    negative = trial(2, state="pruned", values=None, steps=[[0, -1.0]])
+    assert not sweep_history.spans_decades(read_study(summary("s", [*trials, negative], objectives=less)), 0)
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_trials_without_a_value_stand_outside_the_range_of_values(log):
+    failed = trial(2, state="failed", values=None, error="x")
+    less = [{"metric": "val/loss", "direction": "minimize"}]
+    content = summary("s", [trial(0, values=[1.0]), trial(1, values=[50.0]), failed], objectives=less)
+    spec = sweep_history.chart(read_study(content), 0, log=log).to_dict()
+    y = next(layer["encoding"]["y"] for layer in spec["layer"] if "scale" in layer["encoding"].get("y", {}))
+    assert y["scale"]["range"] == [{"expr": "height - 34"}, 0]  # the values end above the strip
+    (strip,) = [layer for layer in spec["layer"] if layer["encoding"].get("y") == {"value": {"expr": "height - 17"}}
+                and layer["mark"]["type"] == "point"]  # fmt: skip
+    assert [row["number"] for row in spec["datasets"][strip["data"]["name"]]] == [2]
+    all_have = summary("s", content["trials"][:2], objectives=less)
+    spec = json.dumps(sweep_history.chart(read_study(all_have), 0, log=log).to_dict())
+    assert sweep_history.NO_VALUE not in spec
+    assert "height - 34" not in spec
+
+
 def test_reasons_stand_where_there_are_no_importances(open_sweep, write):
     write(minimised())
     page = open_sweep()
