@@ -18,6 +18,7 @@ FRONT = "#AA3377"
 HEIGHT_PX = 380
 BAR_PX = 34
 MOST_CURVES = 200
+MOST_OTHERS = 60  # of them pruned, running or failed
 _INK = "#262730"
 
 
@@ -88,10 +89,15 @@ def front(study: Study, x: int, y: int) -> alt.LayerChart:
 
 
 def reporting(study: Study) -> list[Trial]:
-    """Return the trials that reported values, the best MOST_CURVES: pruned and running ones after the complete."""
-    rank = {trial.number: place for place, trial in enumerate(study.ranked(0))}
-    found = [trial for trial in study.trials if trial.steps]
-    return sorted(found, key=lambda trial: (rank.get(trial.number, len(rank)), trial.number))[:MOST_CURVES]
+    """Return at most MOST_CURVES trials that reported values: the best complete ones, then the newest of the others.
+
+    Neither pushes the other out: MOST_OTHERS places are for trials that are not complete, where there are so many.
+    """
+    complete = [trial for trial in study.ranked(0) if trial.steps]
+    others = [trial for trial in study.trials[::-1] if trial.steps and not trial.values]
+    others.sort(key=lambda trial: trial.state != "running")
+    kept = complete[: MOST_CURVES - min(len(others), MOST_OTHERS)]
+    return kept + others[: MOST_CURVES - len(kept)]
 
 
 def curves(study: Study) -> alt.LayerChart:

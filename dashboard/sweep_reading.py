@@ -12,9 +12,15 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import artifacts
-from dashboard.artifacts import ArtifactError
+from dashboard.artifacts import ArtifactError, Missing
 from dashboard.cached import FRESH_S, client
 from dashboard.sweep_study import ARTIFACT, Study, Unreadable, read_study
+
+
+class NotYet(str):
+    """Why there is no study to show: it has not been written."""
+
+    __slots__ = ()
 
 
 def study_of(uri: str, run_id: str, ended: pd.Timestamp) -> Study | str:
@@ -27,6 +33,8 @@ def study_of(uri: str, run_id: str, ended: pd.Timestamp) -> Study | str:
 def _read(uri: str, run_id: str, age: str) -> Study | str:
     try:
         return read_study(artifacts.read_json(client(uri), run_id, ARTIFACT))
+    except Missing as reason:
+        return NotYet(reason)
     except (ArtifactError, Unreadable) as reason:
         return str(reason)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -89,7 +89,10 @@ class Best:
 
 @dataclass(frozen=True)
 class Study:
-    """One sweep. `importances`: {metric: {key: share}}; `left_out`: sentences on what of the file is not shown."""
+    """One sweep. `importances`: {metric: {key: share}}, `importance_trials`: {metric: of how many trials}.
+
+    `left_out`: sentences on what of the file is not shown.
+    """
 
     name: str
     facts: Mapping[str, str]
@@ -104,6 +107,7 @@ class Study:
     cpu_seconds: float | None
     trials: tuple[Trial, ...]
     left_out: tuple[str, ...] = ()
+    importance_trials: Mapping[str, int] = field(default_factory=dict)
 
     def counts(self) -> dict[str, int]:
         """Return how many trials are in each state, in the order of STATES, without empty ones."""
@@ -152,6 +156,7 @@ def read_study(content: Mapping[str, Any]) -> Study:
         cpu_seconds=number_of(content.get("cpu_seconds")),
         trials=trials,
         left_out=tuple(_left_out(len(given), trials, len(keys))),
+        importance_trials=_importance_trials(content.get("importances")),
     )
 
 
@@ -239,6 +244,11 @@ def _importances(given: object) -> dict[str, dict[str, float]]:
         if ordered:
             found[_text(_dict(entry).get("metric"))] = dict(ordered)
     return found
+
+
+def _importance_trials(given: object) -> dict[str, int]:
+    entries = [_dict(entry) for entry in _list(given)[:MOST_OBJECTIVES]]
+    return {_text(entry.get("metric")): _count(entry.get("trials")) or 0 for entry in entries}
 
 
 def _best(given: object, objectives: int) -> Best | None:

@@ -7,6 +7,7 @@ study  ->  facts, progress  ->  Pareto front | best trial  ->  history, importan
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +29,9 @@ from dashboard.chosen_runs import GOING
 from dashboard.names import code
 from dashboard.plain import sentence
 from dashboard.runs import StoreMissing, StoreUnreachable
+from dashboard.sweep_reading import NotYet
 from dashboard.sweep_space import short
-from dashboard.sweep_study import COUNTED, Study
+from dashboard.sweep_study import COUNTED, STATES, Study, Trial
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -82,8 +84,10 @@ def draw_chosen(uri: str, studies: pd.DataFrame) -> None:
         run_id = links.choose("Study", titles_of(studies), "study", resets=resets)
     run = studies[studies["run_id"] == run_id].iloc[0]
     study = sweep_reading.study_of(uri, run_id, run["ended"])
-    if isinstance(study, str) and run["status"] in GOING:
+    if isinstance(study, NotYet) and run["status"] in GOING:
         st.info(f"There is nothing to show before the first trial has ended; the page looks again. {sentence(study)}")
+    elif isinstance(study, str) and run["status"] in GOING:
+        st.info(f"This study cannot be shown now; the page looks again. {sentence(study)}")
     elif isinstance(study, str):
         st.warning(f"This study cannot be shown: {sentence(study)}")
     else:
@@ -134,10 +138,22 @@ def draw_head(study: Study, run: pd.Series) -> None:
         st.progress(min(done / max(study.asked, 1), 1.0), text=text)
     else:
         st.markdown(text)
-    if run["status"] in _ENDED_EARLY:
-        st.warning(f"The study {_ENDED_EARLY[run['status']]}.", icon=":material/cancel:")
-    if run["status"] in _ENDED_EARLY or (run["status"] in GOING and not counts.get("running")):
-        draw_command(study.command, ("skip-sideways", "sweep"), "To go on with it, from the folder it was started in:")
+    draw_end(study, run["status"], done)
+
+
+def draw_end(study: Study, status: str, done: int) -> None:
+    """Draw how a study ended, and the command that goes on with it where trials are missing."""
+    going, missing = status in GOING, done < study.asked
+    if status in _ENDED_EARLY:
+        st.warning(f"The study {_ENDED_EARLY[status]}.", icon=":material/cancel:")
+    elif not going and missing:
+        st.info("The study ended before all its trials had run, as with `--limit-hours`.")
+    if going:
+        said = "If no worker runs it any more, this goes on with it, from the folder it was started in:"
+    else:
+        said = "To go on with it, from the folder it was started in:"
+    if going or missing:
+        draw_command(study.command, ("skip-sideways", "sweep"), said)
 
 
 def core_time(seconds: float) -> str:
@@ -196,8 +212,23 @@ def draw_best(study: Study) -> None:
     st.markdown(
         " · ".join(f"{code(objective.metric)} **{sentence(short(value))}**" for objective, value in values) + by
     )
+    st.caption(chosen_on(study))
     draw_command(best.command, ("skip-sideways", "fit"), "To train it, from the folder the study was started in:")
     st.dataframe(sweep_tables.parameters(best.params, study), hide_index=True, key="best_table", placeholder="–")
+
+
+def chosen_on(study: Study) -> str:
+    """Return what the best value is not: a result; and how many trials share it."""
+    complete, best = study.complete(), study.best
+    on = ", ".join(
+        f"{word if ',' in numbers else word[:-1]} {code(numbers)}"
+        for word, title in (("folds", "Folds"), ("seeds", "Seeds of a trial"))
+        if (numbers := study.facts.get(title))
+    )
+    said = f"Chosen on {on or 'the fold and seed of the experiment'} as the best of {len(complete):,} complete "
+    said += f"{'trial' if len(complete) == 1 else 'trials'}, so no result: test it where nothing was chosen."
+    same = sum(trial.values == best.values for trial in complete) if best else 0
+    return said + (f" {same:,} trials share this value." if same > 1 else "")
 
 
 def choose_objective(study: Study, first: DeltaGenerator, second: DeltaGenerator) -> tuple[int, bool]:
@@ -242,8 +273,9 @@ def draw_importances(study: Study, objective: int) -> None:
         return
     st.altair_chart(sweep_charts.importances(dict(shares), metric), key="importances_chart")
     st.caption(
-        f"How much each parameter matters to {code(metric)}, as Optuna estimates it from {len(study.complete()):,} "
-        "complete trials; together 100 %. Below some dozens of trials it says little."
+        "Shares of 100 % by PED-ANOVA: how far a key's values in the best tenth of the trials differ from those in all "
+        f"{study.importance_trials.get(metric, 0):,} complete trials. They say what mattered within this space, and "
+        "little where trials are few."
     )
 
 
@@ -272,12 +304,21 @@ def draw_curves(study: Study) -> None:
         return
     st.subheader("Values over validations", anchor=False)
     st.altair_chart(sweep_charts.curves(study), key="curves_chart")
-    every = sum(bool(trial.steps) for trial in study.trials)
-    some = f" The best {len(reporting):,} of {every:,}." if len(reporting) < every else ""
-    st.caption(
-        "A line is a trial: its value at each validation, over several folds the mean so far. A marker stands at its "
-        f"last; pruned ones end early. Bold: the best.{some}"
-    )
+    st.caption(curves_caption(study, reporting))
+
+
+def curves_caption(study: Study, shown: list[Trial]) -> str:
+    """Return how to read the chart; names only what it shows."""
+    states = Counter(trial.state for trial in shown)
+    said = "A line is a trial: its value at each validation, over several folds the mean so far. A marker stands at "
+    said += "its last; pruned ones end early." if states["pruned"] else "its last."
+    if study.best and any(trial.number == study.best.trial for trial in shown):
+        said += " Bold: the best."
+    every = Counter(trial.state for trial in study.trials if trial.steps)
+    if len(shown) < every.total():
+        counted = ", ".join(f"{states[state]:,} of {every[state]:,} {state}" for state in STATES if every[state])
+        said += f" Shown are {counted}: of the complete the best, of the others the newest."
+    return said
 
 
 def draw_trials(study: Study, objective: int) -> None:

@@ -35,7 +35,7 @@ from sweeps_store import (
 
 from dashboard import sweep_charts, sweep_history, sweep_parallel, sweep_tables
 from dashboard.names import LONGEST
-from dashboard.pages.sweep import core_time
+from dashboard.pages.sweep import core_time, curves_caption
 from dashboard.runs import open_store, read_store
 from dashboard.sweep_names import short_names
 from dashboard.sweep_space import Parameter, read_parameter, round_numbers, value_of
@@ -114,8 +114,12 @@ def test_a_running_study_shows_its_head_and_how_far_it_is(open_sweep, write):
         "Best trial: 5", "Importances", "History", "Parallel coordinates", "Values over validations", "All trials",
         "Errors",
     ]  # fmt: skip
-    assert page.code[0].value == "skip-sideways fit --config runs/sweeps/weizmann-wiring/best.yaml"
-    assert page.code[1].value == ERROR
+    assert page.code[1].value == "skip-sideways fit --config runs/sweeps/weizmann-wiring/best.yaml"
+    assert page.code[2].value == ERROR
+    assert "Shares of 100 % by PED-ANOVA" in said(page)
+    assert "differ from those in all 20 complete trials" in said(page)  # the file's own number, not the 31
+    assert "Chosen on folds `0, 1`, seed `0` as the best of 31 complete trials, so no result" in said(page)
+    assert "share this value" not in said(page)
     assert "Trials 7, 26, 31:" in said(page)
     assert not page.selectbox[1:]  # one objective: no choice of it
 
@@ -167,6 +171,7 @@ def test_of_equal_trials_the_best_is_the_studys_own_and_one_validation_makes_no_
     page = open_sweep()
     assert table(page, "state")["number"].tolist() == [2, 0, 1]
     assert "the best, trial 2, is bold" in said(page)
+    assert "3 trials share this value." in said(page)
     assert "Values over validations" not in heads(page)
 
 
@@ -344,6 +349,53 @@ def test_a_study_that_has_just_begun_says_so(open_sweep, write):
     assert len(charts(page)) == 1
 
 
+GO_ON = "To go on with it, from the folder it was started in:"
+IF_DEAD = "If no worker runs it any more, this goes on with it, from the folder it was started in:"
+EARLY = "The study ended before all its trials had run, as with `--limit-hours`."
+
+
+@pytest.mark.parametrize(
+    ("status", "asked", "words"),
+    [
+        ("RUNNING", 5, {IF_DEAD}),
+        ("FINISHED", 3, set()),
+        ("FINISHED", 5, {GO_ON, EARLY}),
+        ("KILLED", 5, {GO_ON, "The study was stopped before its end."}),
+        ("KILLED", 3, {"The study was stopped before its end."}),
+    ],
+)
+def test_the_command_to_go_on_stands_where_trials_are_missing(open_sweep, write, status, asked, words):
+    trials = [
+        trial(0),
+        trial(1),
+        trial(2, state="failed", values=None, error="x"),
+        trial(3, state="running", values=None),
+    ]
+    content = summary("s", trials, trials_asked=asked)
+    write(content, status=status)
+    page = open_sweep()
+    every = {GO_ON, IF_DEAD, EARLY, "The study was stopped before its end."}
+    assert {each for each in every if each in said(page)} == words
+    assert (content["command"] in [block.value for block in page.code]) == bool({GO_ON, IF_DEAD} & words)
+
+
+def test_curves_of_a_large_study_keep_places_for_trials_that_did_not_complete():
+    steps = [[0, 0.1], [1, 0.2]]
+    complete = [trial(n, steps=steps, values=[n / 1000]) for n in range(300)]
+    pruned = [trial(300 + n, steps=steps, state="pruned", values=None) for n in range(100)]
+    running = [trial(10_000, steps=steps, state="running", values=None)]
+    study = read_study(summary("s", [*complete, *pruned, *running]))
+    shown = sweep_charts.reporting(study)
+    assert len(shown) == sweep_charts.MOST_CURVES == 200
+    assert [one.number for one in shown[:140]] == list(range(299, 159, -1))
+    assert {one.state for one in shown[140:]} == {"running", "pruned"}
+    assert max(one.number for one in shown if one.state == "pruned") == 399
+    assert "140 of 300 complete, 59 of 100 pruned, 1 of 1 running" in curves_caption(study, shown)
+    few = read_study(summary("s", [*complete, *running]))
+    assert len(sweep_charts.reporting(few)) == 200
+    assert "pruned" not in curves_caption(few, sweep_charts.reporting(few))
+
+
 # Which study
 
 
@@ -426,7 +478,7 @@ def test_a_running_study_whose_file_is_half_written_is_looked_at_again(open_swee
     assert "before the first trial has ended; the page looks again. This run has no artifact" in said(page)
     write_content(client, run_id, '{"schema_version": 1, "study": "h')
     page.run()
-    assert "is not valid JSON" in said(page)
+    assert "cannot be shown now; the page looks again. The artifact sweep.json is not valid JSON" in said(page)
     assert not page.warning
     write_content(client, run_id, mixed(4))
     page.run()
