@@ -89,6 +89,7 @@ _MOST_METRICS = 200  # further columns; what is beyond them is left out
 _LARGEST = 1e300  # MLflow keeps infinity as the largest double
 _OWN_KINDS = ("run", "comparison", "evaluation", "bench", "sweep", "trial")  # trials: the runs below a sweep
 STUDY_COLUMNS = ("run_id", "name", "status", "started", "ended")
+OTHER_STUDIES = "that are studies "  # how Store.left_out names the studies of other versions
 _PAGE = 1000  # runs a request; MLflow's server refuses more than 50,000
 MOST_RUNS = 20_000  # read from one store, those of other projects included
 
@@ -179,7 +180,7 @@ def read_store(client: MlflowClient, uri: str) -> Store:
             elif kind == "sweep" and version == SCHEMA_VERSION:
                 studies.append(_study(run))
             elif kind in ("run", "sweep"):
-                left_out[_other_version(version)] += 1
+                left_out[(OTHER_STUDIES if kind == "sweep" else "") + _other_version(version)] += 1
             elif kind not in _OWN_KINDS:
                 left_out["of other projects"] += 1
     for record in records:

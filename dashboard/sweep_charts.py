@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
 from dashboard import pareto
-from dashboard.sweep_history import LOOKS
+from dashboard.sweep_history import LOOKS, axis_of
 from dashboard.sweep_names import short_names, tooltip_title
 from dashboard.sweep_parallel import EDGE
 from dashboard.sweep_space import short
@@ -55,15 +56,18 @@ def front_table(study: Study, x: int, y: int) -> pd.DataFrame:
     return found.assign(front=found["number"].isin(study.front))
 
 
-def front(study: Study, x: int, y: int) -> alt.LayerChart:
-    """Return two objectives against each other: a point a trial, filled on the front; its edge in x, y is dotted."""
+def front(study: Study, x: int, y: int, *, log: Sequence[bool] = (False, False)) -> alt.LayerChart:
+    """Return two objectives against each other: a point a trial, filled on the front; its edge in x, y is dotted.
+
+    `log`: of x and of y, whether its scale is logarithmic, for values that are all positive.
+    """
     points = front_table(study, x, y)
     points["standing"] = points["front"].map({True: "on the front", False: "beaten by another trial"})
     titles = [study.objectives[place].metric for place in (x, y)]
-    across = alt.X(
-        "x:Q", title=study.objectives[x].title, scale=alt.Scale(zero=False, padding=16), axis=alt.Axis(tickCount=6)
-    )
-    upright = alt.Y("y:Q", title=titles[1], scale=alt.Scale(zero=False, padding=16))
+    scales = [alt.Scale(type="log" if each else "linear", zero=False, padding=16) for each in log]
+    axes = [axis_of(points[name], log=each) for name, each in zip("xy", log, strict=True)]
+    across = alt.X("x:Q", title=study.objectives[x].title, scale=scales[0], axis=axes[0])
+    upright = alt.Y("y:Q", title=study.objectives[y].title, scale=scales[1], axis=axes[1])
     tooltip = [
         alt.Tooltip("number:Q", title="trial"),
         alt.Tooltip("x:Q", title=tooltip_title(titles[0]), format=".4~g"),

@@ -84,7 +84,7 @@ def chart(study: Study, objective: int, *, log: bool) -> alt.LayerChart:
     scale = alt.Scale(type="log" if log else "linear", zero=False, nice=True, padding=16,
                       range=[_above(_STRIP_PX if len(edge) else 0), 0])  # fmt: skip
     x = alt.X("number:Q", title="Trial", axis=alt.Axis(format="d", tickMinStep=1, tickCount=8), scale=_across(study))
-    y = alt.Y("value:Q", title=title, scale=scale, axis=_upright(points["value"], log=log))
+    y = alt.Y("value:Q", title=title, scale=scale, axis=axis_of(points["value"], log=log))
     looks = {
         "color": alt.Color("what:N", scale=_scale(shown, 0), legend=_LEGEND),
         "shape": alt.Shape("what:N", scale=_scale(shown, 1), legend=_LEGEND),
@@ -122,11 +122,11 @@ def _across(study: Study) -> alt.Scale:
     return alt.Scale(domain=[min(numbers) - 0.5, max(numbers) + 0.5], nice=False)
 
 
-def _upright(values: pd.Series, *, log: bool) -> alt.Axis:
+def axis_of(values: pd.Series, *, log: bool) -> alt.Axis:
     """Return the axis of the values: Vega's own ticks of a logarithm are too many."""
     known = values.dropna()
     if not log or known.empty:
-        return alt.Axis()
+        return alt.Axis(tickCount=6)
     return alt.Axis(values=round_numbers(known.min() / 2, known.max() * 2, log=True), format="~g")
 
 

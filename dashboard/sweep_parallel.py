@@ -41,8 +41,7 @@ def axes(study: Study, objective: int, *, log: bool) -> list[Parameter]:
     The last axis is the objective; `log`: a logarithmic one.
     """
     metric = study.objectives[objective].metric
-    seen = {key for trial in study.complete() for key in trial.params}
-    keys = [key for key in study.parameters if key in seen]
+    keys = _keys(study)
     if len(keys) > MOST_AXES:
         shares = study.importances.get(metric, {})
         chosen = sorted(keys, key=lambda key: -shares.get(key, 0.0))[:MOST_AXES]
@@ -50,6 +49,21 @@ def axes(study: Study, objective: int, *, log: bool) -> list[Parameter]:
     values = [trial.values[objective] for trial in drawn(study, objective)]
     last = read_parameter(metric, {"low": min(values), "high": max(values), "log": log}, values)
     return [*(study.parameters[key] for key in keys), last]
+
+
+def _keys(study: Study) -> list[str]:
+    """Return the parameters that some complete trial has."""
+    seen = {key for trial in study.complete() for key in trial.params}
+    return [key for key in study.parameters if key in seen]
+
+
+def left_out(study: Study, objective: int) -> str:
+    """Return a sentence on the parameters that have no axis; nothing where all have one."""
+    count = len(_keys(study))
+    if count <= MOST_AXES:
+        return ""
+    known = study.importances.get(study.objectives[objective].metric)
+    return f" The {f'{MOST_AXES} most important' if known else f'first {MOST_AXES}'} of {count:,} parameters."
 
 
 def places(study: Study, objective: int, shown: list[Parameter]) -> pd.DataFrame:

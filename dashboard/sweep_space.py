@@ -26,20 +26,22 @@ _MIDDLE = 0.5
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter by its key: a range (`low`, `high`, perhaps `log`) or `choices` as texts."""
+    """A parameter by its key: a range (`low`, `high`, perhaps `log`) or `choices` as texts.
+
+    `words`: the space's own, before it was widened to what trials had.
+    """
 
     key: str
     low: float | None = None
     high: float | None = None
     log: bool = False
     choices: tuple[str, ...] = ()
+    words: str = ""
 
     @property
     def searched(self) -> str:
-        """Return in words what was searched."""
-        if self.low is None or self.high is None:
-            return ", ".join(self.choices)
-        return f"{short(self.low)} to {short(self.high)}{', log' if self.log else ''}"
+        """Return in words what was searched; nothing where the space does not say it."""
+        return self.words
 
     def position(self, value: Value | None) -> float | None:
         """Return where a value stands on the axis, from 0 to 1; None for one that has no place there."""
@@ -81,7 +83,7 @@ def read_parameter(key: str, given: object, seen: Iterable[Value]) -> Parameter:
     found = _given(key, given)
     numbers = [value for value in values if not isinstance(value, str)]
     if found.choices or len(numbers) < len(values) or (found.low is None and not numbers):
-        return Parameter(key, choices=tuple(dict.fromkeys([*found.choices, *map(exact, values)]))[:MOST_CHOICES])
+        return Parameter(key, choices=_choices(found.choices, list(map(exact, values))), words=found.words)
     if found.low is None or found.high is None:
         return Parameter(key, min(numbers), max(numbers))
     if found.log:
@@ -89,16 +91,36 @@ def read_parameter(key: str, given: object, seen: Iterable[Value]) -> Parameter:
     return replace(found, low=min([found.low, *numbers]), high=max([found.high, *numbers]))
 
 
+def _choices(given: tuple[str, ...], seen: list[str]) -> tuple[str, ...]:
+    """Return at most MOST_CHOICES in the order of the space, those that trials had before those that none had."""
+    kept = set(list(dict.fromkeys([*seen, *given]))[:MOST_CHOICES])
+    return tuple(choice for choice in dict.fromkeys([*given, *seen]) if choice in kept)
+
+
 def _given(key: str, given: object) -> Parameter:
     choices = given.get("choices") if isinstance(given, Mapping) else given
+    when = _when(given.get("when")) if isinstance(given, Mapping) else ""
     if isinstance(choices, list):
-        return Parameter(key, choices=tuple(dict.fromkeys(exact(value_of(each)) for each in choices[:MOST_CHOICES])))
+        texts = tuple(dict.fromkeys(exact(value_of(each)) for each in choices[:MOST_CHOICES]))
+        return Parameter(key, choices=texts, words=", ".join(texts) + when)
     if not isinstance(given, Mapping):
         return Parameter(key)
-    low, high = number_of(given.get("low")), number_of(given.get("high"))
+    low, high, step = (number_of(given.get(name)) for name in ("low", "high", "step"))
     if low is None or high is None or low > high:
         return Parameter(key)
-    return Parameter(key, low, high, log=given.get("log") is True and low > 0)
+    log = given.get("log") is True and low > 0
+    stepped = "" if step is None else f", step {short(step)}"
+    return Parameter(key, low, high, log, words=f"{short(low)} to {short(high)}{', log' if log else ''}{stepped}{when}")
+
+
+def _when(given: object) -> str:
+    """Return a condition in words: `, where lag_scaling is inverse or exponential`."""
+    found = []
+    for key, values in list(given.items())[:_MOST_TICKS] if isinstance(given, Mapping) else ():
+        listed = values if isinstance(values, list) else [values]
+        texts = [exact(value_of(value)) for value in listed[:_MOST_TICKS]]
+        found.append(f"{clean(key).rsplit('.', 1)[-1]} is {' or '.join(texts)}")
+    return f", where {' and '.join(found)}" if found else ""
 
 
 def number_of(value: object) -> float | int | None:

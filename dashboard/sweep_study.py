@@ -138,7 +138,8 @@ def read_study(content: Mapping[str, Any]) -> Study:
         )
     objectives = _objectives(content.get("objectives"))
     given = _list(content.get("trials"))
-    trials = _trials(given[:MOST_TRIALS], len(objectives))
+    best, front = _best(content.get("best"), len(objectives)), _numbers(content.get("front"))
+    trials = _trials(_kept(given, {*front, *([best.trial] if best else [])}), len(objectives))
     keys = _keys(content.get("space"), trials)
     kept = keys[:MOST_PARAMETERS]
     space = {clean(key): plain for key, plain in _dict(content.get("space")).items()}
@@ -151,8 +152,8 @@ def read_study(content: Mapping[str, Any]) -> Study:
         parameters={key: read_parameter(key, space.get(key), _seen(trials, key)) for key in kept},
         importances=_importances(content.get("importances")),
         why_no_importances=_text(content.get("importances_why_none")),
-        best=_best(content.get("best"), len(objectives)),
-        front=tuple(number for number in map(_count, _list(content.get("front"))[:MOST_TRIALS]) if number is not None),
+        best=best,
+        front=front,
         cpu_seconds=number_of(content.get("cpu_seconds")),
         trials=trials,
         left_out=tuple(_left_out(len(given), trials, len(keys))),
@@ -171,6 +172,17 @@ def _objectives(given: object) -> tuple[Objective, ...]:
             f"{ARTIFACT} does not name 1 to {MOST_OBJECTIVES} objectives, each a metric and maximize or minimize."
         )
     return tuple(found.values())
+
+
+def _numbers(given: object) -> tuple[int, ...]:
+    return tuple(number for number in map(_count, _list(given)[:MOST_TRIALS]) if number is not None)
+
+
+def _kept(given: list[Any], wanted: set[int]) -> list[Any]:
+    """Return at most MOST_TRIALS of the entries: those whose numbers are wanted, then the first."""
+    if len(given) <= MOST_TRIALS:
+        return given
+    return sorted(given, key=lambda entry: _count(_dict(entry).get("number")) not in wanted)[:MOST_TRIALS]
 
 
 def _trials(given: list[Any], objectives: int) -> tuple[Trial, ...]:
@@ -278,7 +290,7 @@ def _listed(given: object) -> str:
 def _left_out(given: int, trials: tuple[Trial, ...], keys: int) -> list[str]:
     said = []
     if given > MOST_TRIALS:
-        said.append(f"{ARTIFACT} lists {given:,} trials; the first {MOST_TRIALS:,} are shown.")
+        said.append(f"{ARTIFACT} lists {given:,} trials; {MOST_TRIALS:,} are shown: the best, the front and the first.")
     broken = min(given, MOST_TRIALS) - len(trials)
     if broken:
         said.append(f"{broken:,} entries of {ARTIFACT} are no trials with a number and state of their own; left out.")

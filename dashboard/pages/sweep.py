@@ -28,7 +28,7 @@ from dashboard import (
 from dashboard.chosen_runs import GOING
 from dashboard.names import code
 from dashboard.plain import sentence
-from dashboard.runs import StoreMissing, StoreUnreachable
+from dashboard.runs import OTHER_STUDIES, StoreMissing, StoreUnreachable
 from dashboard.sweep_reading import NotYet
 from dashboard.sweep_space import short
 from dashboard.sweep_study import COUNTED, STATES, Study, Trial
@@ -47,13 +47,21 @@ def draw(uri: str) -> None:
     try:
         studies = cached.studies(uri)
         if studies.empty:
-            empty.no_study("The store has no study (a run of tag `kind` = `sweep`).", uri)
+            empty.no_study("The store has no study (a run of tag `kind` = `sweep`)" + unread(uri), uri)
         else:
             draw_chosen(uri, studies)
     except StoreMissing as reason:
         empty.no_study(str(reason), uri)
     except StoreUnreachable as reason:
         empty.no_answer(str(reason), uri)
+
+
+def unread(uri: str) -> str:
+    """Return the end of a sentence: the studies that the store has in another version of the run layout."""
+    found = {what: number for what, number in cached.left_out(uri).items() if what.startswith(OTHER_STUDIES)}
+    if not found:
+        return "."
+    return " that can be read: " + "; ".join(f"{number:,} {what}" for what, number in found.items()) + "."
 
 
 def heading() -> None:
@@ -104,6 +112,9 @@ def draw_study(study: Study, run: pd.Series, beside: Sequence[DeltaGenerator]) -
     if not study.trials:
         st.info("No trial has begun yet.")
         return
+    none = not study.complete()
+    if none:
+        draw_errors(study)
     if len(study.objectives) > 1:
         draw_front(study)
     objective, log = choose_objective(study, *beside)
@@ -116,7 +127,8 @@ def draw_study(study: Study, run: pd.Series, beside: Sequence[DeltaGenerator]) -
     draw_parallel(study, objective, log=log)
     draw_curves(study)
     draw_trials(study, objective)
-    draw_errors(study)
+    if not none:
+        draw_errors(study)
 
 
 def draw_head(study: Study, run: pd.Series) -> None:
@@ -191,7 +203,9 @@ def draw_front(study: Study) -> None:
             across = links.choose("Across", metrics, "across", default=across)
         with right:
             upright = links.choose("Upright", [each for each in metrics if each != across], "upright")
-    st.altair_chart(sweep_charts.front(study, metrics.index(across), metrics.index(upright)), key="front_chart")
+    places = metrics.index(across), metrics.index(upright)
+    log = [study.objectives[place].lower and sweep_history.spans_decades(study, place) for place in places]
+    st.altair_chart(sweep_charts.front(study, *places, log=log), key="front_chart")
     further = " of all objectives; the dotted line is the front of the two shown" if len(metrics) > 2 else ""
     st.caption(
         "A point is a complete trial. Filled, with their numbers: the Pareto front"
@@ -204,7 +218,9 @@ def draw_best(study: Study) -> None:
     """Draw the best trial: its values, its parameters, its command."""
     best = study.best
     if best is None:
-        st.info("No trial is complete yet, so there is no best one.")
+        st.subheader("Best trial", anchor=False)
+        ended = not any(study.counts().get(state) for state in ("running", "waiting"))
+        st.info("No trial completed." if ended else "No trial is complete yet, so there is no best one.")
         return
     by = f" (the best by {code(study.objectives[0].metric)})" if len(study.objectives) > 1 else ""
     st.subheader(f"Best trial: {best.trial}", anchor=False)
@@ -294,7 +310,7 @@ def draw_parallel(study: Study, objective: int, *, log: bool) -> None:
         said += " At `–`: trials that do not have the parameter."
     if shown < len(complete):
         said += f" The best {shown:,} of {len(complete):,} trials."
-    st.caption(said)
+    st.caption(said + sweep_parallel.left_out(study, objective))
 
 
 def draw_curves(study: Study) -> None:

@@ -396,6 +396,92 @@ def test_curves_of_a_large_study_keep_places_for_trials_that_did_not_complete():
     assert "pruned" not in curves_caption(few, sweep_charts.reporting(few))
 
 
+def test_a_study_whose_trials_all_failed_shows_the_errors_first(open_sweep, write):
+    write(summary("s", [trial(n, state="failed", values=None, error=ERROR) for n in range(3)]))
+    page = open_sweep()
+    assert heads(page)[:2] == ["Errors", "Best trial"]
+    assert heads(page).count("Errors") == 1
+    assert "No trial completed." in said(page)
+
+
+def test_parameters_without_an_axis_are_counted():
+    params = {f"p{n:02}": float(n) for n in range(25)}
+    trials = [trial(n, params=params, values=[n / 10]) for n in range(5)]
+    study = read_study(summary("s", trials, space={key: {"low": 0, "high": 30} for key in params}))
+    assert sweep_parallel.left_out(study, 0) == " The first 12 of 25 parameters."
+    known = [{"metric": "val/top1", "trials": 5, "values": {"p24": 1.0}}]
+    study = read_study(summary("s", trials, space={key: {"low": 0, "high": 30} for key in params}, importances=known))
+    assert sweep_parallel.left_out(study, 0) == " The 12 most important of 25 parameters."
+    assert "p24" in [axis.key for axis in sweep_parallel.axes(study, 0, log=False)]
+    assert sweep_parallel.left_out(read_study(mixed()), 0) == ""
+
+
+def test_choices_that_trials_had_have_a_place_however_many_there_are():
+    given = {"choices": [f"c{n}" for n in range(1_000)]}
+    found = read_parameter("p", given, ["c900", "c3"])
+    assert len(found.choices) == 200
+    assert found.position("c900") is not None
+    assert found.position("c3") == pytest.approx(3.5 / 200)
+
+
+def test_what_was_searched_is_the_spaces_own():
+    study = read_study(mixed())
+    searched = {key: parameter.searched for key, parameter in study.parameters.items()}
+    assert searched[LR] == "0.0001 to 0.1, log"
+    assert searched[WIDTH] == "8 to 64, step 8"
+    assert searched[STRENGTH] == "0.5 to 4, where lag_scaling is inverse or exponential"
+    assert searched[STEPS] == "[30, 60], [45], []"
+    assert read_parameter("p", {"low": 0, "high": 1}, [5]).searched == "0 to 1"  # not what a trial outside it had
+    assert read_parameter("p", None, [5]).searched == ""
+
+
+@pytest.mark.parametrize(("lower", "log"), [(True, False), (True, True), (False, False), (False, True)])
+def test_the_colours_go_from_the_best_to_the_worst_but_its_tenth(lower, log):
+    objectives = [{"metric": "m", "direction": "minimize" if lower else "maximize"}]
+    values = [float(n + 1) for n in range(20)]
+    content = summary("s", [trial(n, values=[value]) for n, value in enumerate(values)], objectives=objectives)
+    layers = sweep_parallel.chart(read_study(content), 0, log=log).to_dict()["layer"]
+    scales = [layer["encoding"]["color"]["scale"] for layer in layers if "scale" in layer["encoding"].get("color", {})]
+    assert [scale["domain"] for scale in scales] == [[1, 19] if lower else [20, 2]] * len(scales)
+    assert {scale["type"] for scale in scales} == {"log" if log else "linear"}
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_the_bold_line_and_the_bold_curve_are_the_best_trial(lower):
+    objectives = [{"metric": "m", "direction": "minimize" if lower else "maximize"}]
+    steps = [[0, 0.5], [1, 0.6]]
+    content = summary("s", [trial(n, values=[float(n)], steps=steps) for n in range(4)], objectives=objectives)
+    study, best = read_study(content), 0 if lower else 3
+    for chart in (sweep_charts.curves(study), sweep_parallel.chart(study, 0, log=False)):
+        assert f'"datum.trial == {best}"' in chart.to_json() or f'"datum.number == {best}"' in chart.to_json()
+
+
+def test_the_front_is_logarithmic_where_less_is_better_and_says_which_way():
+    trials = [trial(n, values=[0.02 + n / 4, 10.0**n]) for n in range(4)]
+    objectives = [{"metric": "acc", "direction": "maximize"}, {"metric": "ms", "direction": "minimize"}]
+    study = read_study(summary("s", trials, objectives=objectives))
+    encoding = sweep_charts.front(study, 1, 0, log=(True, False)).to_dict()["layer"][1]["encoding"]
+    assert [encoding[name]["title"] for name in "xy"] == ["ms (less is better)", "acc (more is better)"]
+    assert [encoding[name]["scale"]["type"] for name in "xy"] == ["log", "linear"]
+
+
+def test_of_too_many_trials_the_best_and_the_front_are_kept():
+    count = MOST_TRIALS + 500
+    trials = [trial(n, values=[0.5 if n != count - 3 else 0.9]) for n in range(count)]
+    study = read_study(summary("s", []) | {"trials": trials, "front": [count - 1], "best": {
+        "trial": count - 3, "values": [0.9], "params": {}, "command": ""}})  # fmt: skip
+    assert len(study.trials) == MOST_TRIALS
+    assert study.ranked(0)[0].number == count - 3
+    assert study.trials[-1].number == count - 1
+
+
+def test_a_store_with_studies_of_another_version_names_it(open_sweep, write):
+    write(mixed(4), schema_version="2")
+    assert "no study (a run of tag `kind` = `sweep`) that can be read: 1 that are studies of a newer version" in said(
+        open_sweep()
+    )
+
+
 # Which study
 
 
@@ -432,7 +518,7 @@ def test_sweeps_and_trials_are_no_rows_of_other_pages_and_no_other_runs(open_pag
     store = read_store(client, uri_of(demo_db))
     assert len(store.runs) == len(before.runs)
     assert len(store.studies) == 1
-    assert store.left_out == {"of a newer version of the run layout (2; this dashboard reads 1)": 1}
+    assert store.left_out == {"that are studies of a newer version of the run layout (2; this dashboard reads 1)": 1}
     assert "weizmann" not in said(open_page(uri_of(demo_db), "compare"))
 
 
@@ -578,7 +664,7 @@ def test_very_many_trials_are_shown_in_part_within_time_and_memory(open_sweep, w
     began = time.process_time()
     page = open_sweep()
     assert time.process_time() - began < 10
-    assert "sweep.json lists 100,000 trials; the first 2,000 are shown." in said(page)
+    assert "sweep.json lists 100,000 trials; 2,000 are shown: the best, the front and the first." in said(page)
     assert "The best 300 of 2,000 trials." in said(page)
 
 
