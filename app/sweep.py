@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
 from collections.abc import Sequence
@@ -192,7 +193,7 @@ def check(plan: Plan, jobs: int) -> None:
 
     if jobs < 1:
         raise ValueError(f"--jobs {jobs}: expected at least 1")
-    if plan.limit_hours is not None and plan.limit_hours <= 0:
+    if plan.limit_hours is not None and not 0 < plan.limit_hours < math.inf:
         raise ValueError(f"--limit-hours {plan.limit_hours:g}: expected more than 0")
     check_pruner(plan.pruner, plan.objectives)
     make_sampler(plan.sampler, plan.seed, plan.space, trials=plan.trials)

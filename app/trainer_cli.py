@@ -128,7 +128,7 @@ class SkipSidewaysCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Make data, model and trainer, with the run that is tracked between them."""
-        self.config_init = self.parser.instantiate(self.config)
+        self.config_init = self.instantiated()
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "model")
         self.datamodule.min_frames = shortest_clip(self.model)
@@ -144,6 +144,10 @@ class SkipSidewaysCLI(LightningCLI):
         if hasattr(self.model, "check_data"):
             self.model.check_data(self.datamodule, self.trainer, training=self.only == "fit")
         self.tracked.attach(self.trainer)
+
+    def instantiated(self) -> Any:
+        """Return the configuration with objects in the place of their classes and settings."""
+        return self.parser.instantiate(self.config)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer with the run's logger, checkpoint writer and callbacks."""

@@ -32,15 +32,28 @@ _Loader.add_implicit_resolver(
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping a YAML file holds.
 
-    Errors: ValueError naming the file, for a missing file, broken YAML, or anything but a mapping.
+    Errors: ValueError naming the file, for a missing file, a folder, broken YAML (with line and column), or anything
+    but a mapping.
     """
+    if path.is_dir():
+        inside = sorted(file.name for file in path.glob("*.yaml"))
+        raise ValueError(f"{path} is a folder; name a YAML file in it: {', '.join(inside) or 'it holds none'}")
     if not path.is_file():
         siblings = sorted(file.name for file in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         raise ValueError(f"{path}: no such file; {path.parent} holds {', '.join(siblings) or 'no YAML file'}")
     try:
         content = yaml.load(path.read_text(), Loader=_Loader)
     except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {_in_one_line(error)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a mapping of keys to values, got {type(content).__name__}")
     return content
+
+
+def _in_one_line(error: Exception) -> str:
+    """A parser's error without its extract of the file."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        context = f", {error.context}" if error.context else ""
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}{context}"
+    return " ".join(str(error).split())

@@ -1,35 +1,31 @@
 """A search space checked against the experiment's own classes, before the first trial and not hours later in its log.
 
 Every choice, and the low and high of every range, is tried in a trial in which it is there: the parser reads the
-configuration, and data, model and trainer are made of it. No video is read and nothing is written. Data and trainer are
-made once where only the model's settings vary. A combination may be refused, and then fails as a trial with its error;
-a value that is refused with everything beside it is a mistake.
+configuration, and data, model and trainer are made of it. No video is read and nothing is written. A combination may be
+refused, and then fails as a trial with its error. A value is a mistake where it is refused beside the experiment's own
+values, where another value of any one other key does not help, and, if that changes what is wrong, a few trials at
+random do not either.
 """
 
 from __future__ import annotations
 
-import json
 import random
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from difflib import SequenceMatcher
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from app.comparison.overrides import apply_overrides, expand, flatten, nearest
-from app.study.parameter import Parameter, contains, is_active, stored_text
+from app.comparison.overrides import apply_overrides, expand, flatten
+from app.study.key_guess import nearest_key
+from app.study.making import Maker, reading, said_when_slow
+from app.study.parameter import Parameter, contains, is_active, same, stored_text
 from app.study.plan import SEED_KEYS, Plan
 from app.study.space import Space
 from app.study.trial_config import with_values
 
-if TYPE_CHECKING:
-    from app.trainer_cli import SkipSidewaysCLI
-
 LINKED = ("model.init_args.num_classes", "model.init_args.in_channels")
 FOLD = "data.init_args.fold"
-ATTEMPTS = 24  # other trials in which a refused value is tried
-_NEAR = 1.2  # of 2: how alike a key and its guess must be, in all and in their last part
-_TYPES = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "list": "a list"}
+NEIGHBOURS, DRAWS = 12, 8  # other trials in which a refused value is tried: beside the first, and at random
+SLOW = "checking the space: building data and networks as its trials would ..."
 
 
 def check_space(space: Space, config: Mapping[str, Any]) -> None:
@@ -41,7 +37,7 @@ def check_space(space: Space, config: Mapping[str, Any]) -> None:
     """
     for parameter in space.parameters:
         _check_meaning(parameter.key)
-    with _quiet():
+    with _quiet(), said_when_slow(SLOW):
         trials = _Trials(space, config)
         known = trials.known_keys()
         for parameter in space.parameters:
@@ -74,31 +70,6 @@ def limits(parameter: Parameter) -> tuple[Any, ...]:
     return parameter.choices if parameter.choices is not None else (parameter.low, parameter.high)
 
 
-def nearest_key(key: str, known: Iterable[str]) -> str:
-    """The end of an error message about an unknown key: the closest one, or what is there beside it.
-
-    >>> nearest_key("model.lr", ["model.init_args.lr", "model.init_args.rule", "trainer.max_steps"])
-    "did you mean 'model.init_args.lr'?"
-    """
-    known = list(known)
-    above = [name for name in known if key.startswith(f"{name}.")]
-    close = above[0] if above else max(known, key=lambda name: _likeness(key, name), default="")
-    if above or (close and _likeness(key, close) >= _NEAR):
-        return f"did you mean {close!r}?"
-    parent, _, last = key.rpartition(".")
-    beside = [name.removeprefix(f"{parent}.") for name in known if parent and name.startswith(f"{parent}.")]
-    return nearest(last, beside) if beside else nearest(key.split(".")[0], _first_parts(known))
-
-
-def _likeness(key: str, name: str) -> float:
-    last = (key.rpartition(".")[2], name.rpartition(".")[2])
-    return SequenceMatcher(None, key, name).ratio() + SequenceMatcher(None, *last).ratio()
-
-
-def _first_parts(keys: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(key.split(".")[0] for key in keys))
-
-
 def _check_meaning(key: str) -> None:
     """Refuse what a trial cannot choose, whatever its value."""
     if key.rpartition(".")[2] == "class_path":
@@ -128,44 +99,60 @@ class _Trials:
     """Makes of a trial what its process would make, and says what is wrong with it."""
 
     def __init__(self, space: Space, config: Mapping[str, Any]) -> None:
-        self._space, self._keys = space, [parameter.key for parameter in space.parameters]
+        self._space, self._keys, self._maker = space, [parameter.key for parameter in space.parameters], Maker()
         # Written by --print_config, and not of the parser without a subcommand.
         own = {key: value for key, value in config.items() if key not in ("ckpt_path", "weights_only")}
         self._experiment = with_values(own, self._keys, {})
-        self._cli: SkipSidewaysCLI | None = None
-        self._rest = ""
         self._own = {key: value for key, value in flatten(expand(own)) if key in self._keys}
 
     def known_keys(self) -> dict[str, Any]:
         """Every key of the experiment with its value, the classes' defaults among them; none where it can't be read."""
-        try:
-            return dict(flatten(_parser_only()(run=False, args=self._experiment).plain_config()))
-        except Exception:  # a class that needs a value which only the space gives; what else is wrong shows in a trial
-            return {}
+        return reading(self._experiment)[1]  # a class may need a value that only the space gives
 
     def check_key(self, parameter: Parameter, known: Mapping[str, Any]) -> None:
         """Refuse a key that the parser does not take."""
         key = parameter.key
         if not known or any(name == key or name.startswith(f"{key}.") for name in known):
             return
-        try:
-            _parser_only()(run=False, args=apply_overrides(self._experiment, {key: limits(parameter)[0]}))
-        except Exception as error:
-            raise ValueError(f"{key} is no key of this experiment; {nearest_key(key, known)}") from error
+        if reading(apply_overrides(self._experiment, {key: limits(parameter)[0]}))[0]:
+            raise ValueError(f"{key} is no key of this experiment; {nearest_key(key, known)}")
 
     def check_value(self, parameter: Parameter, value: Any, known: Mapping[str, Any]) -> None:
         """Refuse a value with which no trial can be made."""
-        trials = list(self._trials_with(parameter, value, known))
-        first = self._problem(trials[0])
-        others = [trial for index, trial in enumerate(trials) if trial not in trials[:index]][1:]
-        if not first or any(not self._problem(trial) for trial in others):
+        fixed = {**self._space.conditions(parameter.key), parameter.key: (value,)}
+        first = self._trial(fixed, {**known, **self._own})
+        problem = self._problem(first)
+        if not problem:
             return
-        if first == self._problem({}):
-            raise ValueError(f"the experiment is refused, whatever the space sets: {first}")
-        blamed = self._space[self._to_blame(parameter.key, trials[0], first)]
-        value = trials[0][blamed.key]
-        beside = self._beside(blamed, trials[0])
-        raise ValueError(f"{blamed.key}: {stored_text(value)}: {first}{beside}{_hint(value, first)}")
+        problems = {problem}
+        for trial in self._neighbours(fixed, first, problem):
+            if not (other := self._problem(trial)):
+                return
+            problems.add(other)
+        if problem == self._problem({}):
+            raise ValueError(self._own_fault(problem))
+        if len(problems) > 1:  # what stands beside the value matters
+            draws = (self._trial(fixed, {}, random.Random(number)) for number in range(DRAWS))
+            if any(not self._problem(trial) for trial in draws):
+                return
+        blamed = self._space[self._to_blame(parameter.key, first, problem)]
+        value = first[blamed.key]
+        beside = self._beside(blamed, first)
+        raise ValueError(f"{blamed.key}: {stored_text(value)}: {problem}{beside}{_hint(value, problem)}")
+
+    def _own_fault(self, problem: str) -> str:
+        """What to say of a problem that the experiment has by itself, with the key where it is the parser's."""
+        where = "in the experiment's file or --set, not in the space"
+        if reading(self._experiment)[0] == problem:
+            # A class at last: without it nothing of the model or the data is read.
+            for key, value in sorted(flatten(self._experiment), key=lambda pair: pair[0].endswith(".class_path")):
+                found, known = reading(with_values(self._experiment, [key], {}))
+                if found == problem:
+                    continue
+                if known and key not in known and "not accept" in problem:
+                    return f"{key} ({where}) is no key of this experiment; {nearest_key(key, known)}"
+                return f"{key}: {stored_text(value)} ({where}): {problem}"
+        return f"the experiment (its file and --set) is refused, whatever the space sets: {problem}"
 
     def _to_blame(self, key: str, trial: Mapping[str, Any], problem: str) -> str:
         """The key without which a trial would not have this problem: `key`, or else another."""
@@ -174,15 +161,22 @@ class _Trials:
                 return one
         return key
 
-    def _trials_with(self, parameter: Parameter, value: Any, known: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Trials with one value given: first beside the experiment's own values, then beside others."""
-        fixed = {**self._space.conditions(parameter.key), parameter.key: (value,)}
-        yield self._trial(fixed, {**known, **self._own}, None)
-        for attempt in range(ATTEMPTS):
-            yield self._trial(fixed, {}, random.Random(attempt))
+    def _neighbours(
+        self, fixed: Mapping[str, tuple[Any, ...]], trial: Mapping[str, Any], problem: str
+    ) -> Iterator[dict[str, Any]]:
+        """Trials in which one other key has another value, those that the problem names first."""
+        others = sorted(self._space.parameters, key=lambda parameter: parameter.key.rpartition(".")[2] not in problem)
+        changes = (
+            {**fixed, parameter.key: (value,)}
+            for parameter in others
+            for value in fixed.get(parameter.key, limits(parameter))
+            if parameter.key in trial and not same(value, trial[parameter.key])
+        )
+        for change, _ in zip(changes, range(NEIGHBOURS), strict=False):
+            yield self._trial(change, trial)
 
     def _trial(
-        self, fixed: Mapping[str, tuple[Any, ...]], preferred: Mapping[str, Any], draw: random.Random | None
+        self, fixed: Mapping[str, tuple[Any, ...]], preferred: Mapping[str, Any], draw: random.Random | None = None
     ) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for parameter in self._space.parameters:
@@ -200,32 +194,7 @@ class _Trials:
 
     def _problem(self, trial: Mapping[str, Any]) -> str:
         """What is wrong with a trial, in words; nothing where it could start."""
-        from app.cli import user_message
-
-        try:
-            self._make(with_values(self._experiment, self._keys, trial))
-        except Exception as error:  # whatever it is, the trial would end with it
-            return plain_words(user_message(error))
-        return ""
-
-    def _make(self, config: dict[str, Any]) -> None:
-        from app.trainer_cli import SkipSidewaysCLI, shortest_clip
-
-        rest = json.dumps(_without_model_settings(config), sort_keys=True, default=str)
-        if self._cli is None or rest != self._rest:
-            self._cli = None
-            self._cli, self._rest = cli, rest = SkipSidewaysCLI(run=False, args=config), rest
-            model = cli.model
-        else:
-            cli = self._cli
-            parsed = cli.parser.parse_object(config)
-            parsed["data"] = cli.datamodule  # made of the same settings
-            model = cli.parser.instantiate(parsed)["model"]
-            if hasattr(model, "check_data"):
-                model.check_data(cli.datamodule, cli.trainer, training=True)
-        frames = getattr(cli.datamodule, "frames", None)
-        if isinstance(frames, int) and hasattr(type(cli.datamodule), "min_frames") and frames < shortest_clip(model):
-            raise ValueError(f"clips of {frames} frames, and this network needs at least {shortest_clip(model)}")
+        return self._maker.problem(with_values(self._experiment, self._keys, trial))
 
     def _beside(self, parameter: Parameter, trial: Mapping[str, Any]) -> str:
         """The other values of a trial that make this one be there."""
@@ -241,24 +210,6 @@ def _holds(parameter: Parameter, value: Any) -> bool:
     return True
 
 
-def _without_model_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {**config, "model": {key: value for key, value in config["model"].items() if key != "init_args"}}
-
-
-def plain_words(message: str) -> str:
-    """A parser's message without its words for types.
-
-    >>> plain_words("Parser key 'lr': Expected a <class 'float'>. Got value: fast")
-    'expected a number'
-    """
-    found = re.sub(r"^Parser key [\"'][\w.]+[\"']: ", "", message)
-    if union := re.search(r"Subtypes: \[(.*?)\] Errors:", found):
-        found = f"Expected one of {union[1]}"
-    found = re.sub(r"(?:an? )?<class '(?:\w+\.)*(\w+)'>", lambda name: _TYPES.get(name[1], name[1]), found)
-    found = re.sub(r"\. Got value: .*$", "", found)
-    return re.sub(r"^Expected", "expected", found)
-
-
 def _hint(value: Any, problem: str) -> str:
     """What the space's author may have meant."""
     if isinstance(value, bool) and "text" in problem:
@@ -267,17 +218,6 @@ def _hint(value: Any, problem: str) -> str:
     if isinstance(value, float) and value == int(value) and "a whole number" in problem:
         return f"; a whole number is written without a point: {int(value)}"
     return ""
-
-
-def _parser_only() -> type[SkipSidewaysCLI]:
-    """The command line that reads a configuration and makes nothing of it."""
-    from app.trainer_cli import SkipSidewaysCLI
-
-    class ParserOnly(SkipSidewaysCLI):
-        def instantiate_classes(self) -> None:
-            pass
-
-    return ParserOnly
 
 
 def _quiet() -> Any:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import app.study.execute
-from app.study import samplers
+from app.study import making, samplers
 from app.study.storage import open_study
 from app.sweep import PRUNERS, SAMPLERS, build_parser, default_objective, main, make_plan
 from tests.datamodules import miniature
@@ -38,6 +38,7 @@ def tiny(tmp_cwd, monkeypatch):
     """A folder with an experiment, a space and a grid; the signal handler is put back after."""
     for name, content in (("tiny", EXPERIMENT), ("space", SPACE), ("grid", GRID)):
         (tmp_cwd / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    monkeypatch.setattr(making, "SLOW_S", 1000.0)  # a busy machine is no part of these tests
     before = signal.getsignal(signal.SIGTERM)
     yield tmp_cwd
     signal.signal(signal.SIGTERM, before)
@@ -155,6 +156,10 @@ def test_the_default_objective_is_the_tasks_own(task, objective):
         (["--trials", "0"], "--trials 0: expected at least 1"),
         (["--jobs", "0"], "--jobs 0: expected at least 1"),
         (["--limit-hours", "0"], "--limit-hours 0: expected more than 0"),
+        (["--limit-hours", "nan"], "--limit-hours nan: expected more than 0"),
+        (["--limit-hours", "inf"], "--limit-hours inf: expected more than 0"),
+        (["--space", "."], ". is a folder; name a YAML file in it: grid.yaml, space.yaml, tiny.yaml"),
+        (["--set", "trainer.max_epoch=1"], "--set, not in the space) is no key of this experiment; did you mean"),
         (["--folds", "1", "1"], "--folds 1 1: expected whole numbers from 0, none of them twice"),
         (["--seeds", "-1"], "--seeds -1: expected whole numbers from 0"),
         (["--study", "a/b"], "--study a/b: it names a folder too"),
@@ -174,6 +179,23 @@ def test_refusals_have_exit_code_2_one_line_and_leave_nothing(tiny, capsys, argu
     assert line.startswith("sweep: ")
     assert message in line
     assert files(tiny) == ["grid.yaml", "space.yaml", "tiny.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("model.init_args.lr: {low: 1\nb: 2\n", "line 2, column 2: expected ',' or '}', but got ':'"),
+        ("a: [1, 2\n", "line 2, column 1: expected ',' or ']'"),
+        ("a: 1\n\tb: 2\n", "line 2, column 1: found character"),
+        ("a: \x00\n", "special characters are not allowed"),
+    ],
+)
+def test_a_broken_space_is_said_in_one_line(tiny, capsys, content, said):
+    (tiny / "space.yaml").write_text(content)
+    assert main(COMMAND) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("sweep: space.yaml: ")
+    assert said in line
 
 
 def test_a_key_that_the_experiment_has_not_is_refused_with_the_nearest(tiny, capsys):
@@ -254,7 +276,7 @@ def test_a_dry_run_counts_the_trials_that_are_there(tiny, capsys, storage):
 def test_a_storage_that_is_none_is_refused(tiny, capsys):
     (tiny / "broken.journal").write_text("not a journal\nat all\n")
     assert main([*COMMAND, "--storage", "broken.journal", "--dry-run"]) == 2
-    assert "--storage broken.journal cannot be read" in capsys.readouterr().err
+    assert "--storage broken.journal is no journal of Optuna's" in capsys.readouterr().err
 
 
 def test_a_password_is_never_shown(tiny, capsys):
@@ -263,7 +285,7 @@ def test_a_password_is_never_shown(tiny, capsys):
     assert "s3cret" not in plan_of(f"--storage={url}").command
     assert main([*COMMAND, "--storage", url, "--dry-run"]) == 2
     printed = capsys.readouterr()
-    assert "postgresql+nodriver://me:***@localhost:1/none cannot be read" in printed.err
+    assert "postgresql+nodriver://me:***@localhost:1/none can't be used" in printed.err
     assert "s3cret" not in printed.err + printed.out
 
 

@@ -1,6 +1,7 @@
 """A space is checked against the classes of the experiment, by the real parser, before anything runs."""
 
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import app
 from app.comparison.overrides import apply_overrides
 from app.comparison.yaml_file import read_yaml
 from app.noise import without_noise
-from app.study.schema import check_space, defaults
+from app.study import making
+from app.study.making import Maker
+from app.study.schema import SLOW, check_space, defaults
 from app.study.space import load_space, read_space
 from app.study.trial_config import with_values
 from app.trainer_cli import SkipSidewaysCLI
@@ -50,7 +53,10 @@ def refused(content, config):
         ("trainer.max_step", "did you mean 'trainer.max_steps'?"),
         ("checkpoint.montor", "did you mean 'checkpoint.monitor'?"),
         ("datas.x", "did you mean 'data'? Valid: seed_everything, trainer, model, data"),
-        (f"{M}qqqq", "Valid: network, pool, wiring"),
+        (f"{M}qqqq", "beside it are: network, pool, wiring, width, depth, reach"),
+        (f"{M}qqqq", "stash and 12 more"),
+        (f"{M}learning_rate", f"did you mean '{M}lr'?"),
+        (f"{M}temperature", "beside it are: "),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest(digits, key, said):
@@ -122,12 +128,14 @@ def test_the_experiments_own_value_of_an_inactive_key_is_in_nobodys_way(digits):
 def test_what_is_wrong_with_the_experiment_is_not_put_on_the_space(digits):
     broken = apply_overrides(digits, {f"{M}rule": "sideway"})
     assert refused({f"{M}lr": LR}, broken).startswith(
-        "the experiment is refused, whatever the space sets: rule 'sideway'"
+        "the experiment (its file and --set) is refused, whatever the space sets: rule 'sideway'"
     )
-    unknown = apply_overrides(digits, {f"{M}rulee": "sideways"})
-    assert "whatever the space sets: Option 'rulee' is not accepted. Did you mean rule?" in refused(
-        {f"{M}lr": LR}, unknown
-    )
+    where = "in the experiment's file or --set, not in the space"
+    for key, right in ((f"{M}rulee", f"{M}rule"), ("trainer.max_epoch", "trainer.max_epochs")):
+        said = refused({f"{M}lr": LR}, apply_overrides(digits, {key: 1}))
+        assert said == f"{key} ({where}) is no key of this experiment; did you mean {right!r}?"
+    wrong = apply_overrides(digits, {"data.init_args.frames": "x"})
+    assert refused({f"{M}lr": LR}, wrong) == f"data.init_args.frames: x ({where}): expected a whole number"
 
 
 def test_an_experiment_with_everything_written_out_passes(digits):
@@ -149,6 +157,45 @@ def test_data_is_made_once_where_only_the_model_varies(digits, monkeypatch):
     assert len(made) == 1
     check_space(read_space({f"{M}lr": LR, "data.init_args.frames": [16, 24]}), digits)
     assert len(made) == 1 + 2
+    check_space(read_space({"trainer.max_steps": [2, 3, 4], f"{M}depth": [3, 4]}), digits)
+    assert len(made) == 1 + 2 + 1
+    refused({"trainer.max_steps": [2, 3, 4], f"{M}depth": [3, 1]}, digits)
+    assert len(made) == 1 + 2 + 1 + 1
+
+
+def test_a_network_that_is_far_too_deep_is_refused_in_seconds(digits):
+    before = time.process_time()
+    said = refused({"data.init_args.batch_size": [4, 8], f"{M}depth": {"low": 3, "high": 50}}, digits)
+    assert said == f"{M}depth: 50: clips of 20 frames, and this network needs at least 75"
+    assert time.process_time() - before < 15
+
+
+def test_a_refused_value_is_tried_beside_each_other_key_and_no_further(digits, monkeypatch):
+    made = []
+    original = Maker._make
+    monkeypatch.setattr(Maker, "_make", lambda self, config: (made.append(1), original(self, config))[1])
+    others = {f"{M}{name}": [0.1, 0.2, 0.3] for name in ("lr", "weight_decay", "momentum", "width")}
+    refused({**others, f"{M}pool": ["maxx"]}, digits)
+    # 12 values of which 4 are tried first; then 12 - 4 others beside the wrong one; without the space; without the key.
+    assert len(made) <= 12 + 1 + 8 + 2
+
+
+def test_a_value_that_needs_two_others_may_pass(digits):
+    """A network of whole clips takes neither Sideways nor a law of lags, which the experiment has both."""
+    config = apply_overrides(digits, {f"{M}lag_scaling": "inverse"})
+    clips = {f"{M}network": ["small_cnn", "cnn3d"], f"{M}wiring": ["chain"], f"{M}gradient_edges": ["all"]}
+    assert "cnn3d" in refused({**clips, f"{M}rule": ["sideways", "backprop"]}, config)
+    check_space(
+        read_space({**clips, f"{M}rule": ["sideways", "backprop"], f"{M}lag_scaling": ["inverse", "off"]}), config
+    )
+
+
+def test_a_long_check_says_what_it_does(digits, monkeypatch, capsys):
+    check_space(read_space({f"{M}lr": LR}), digits)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(making, "SLOW_S", 0.0)
+    check_space(read_space({f"{M}lr": LR}), digits)
+    assert capsys.readouterr().err == f"{SLOW}\n"
 
 
 def test_defaults_are_the_classes_own_and_make_the_experiment_a_point(digits):
