@@ -735,7 +735,7 @@ def test_only_commands_of_this_program_are_there_to_copy(open_sweep, write):
 
 
 def test_a_command_that_cannot_be_read_is_not_shown(open_sweep, write):
-    content = minimised(5)
+    content = minimised(5) | {"trials_asked": 5}
     content["best"]["command"] = "skip-sideways fit --config 'unclosed"
     write(content)
     page = open_sweep()
