@@ -1,10 +1,12 @@
 """How long training steps take: `latency/step_p50_ms`, `latency/step_p95_ms` and `train/frames_per_second`."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 from lightning_modules.execution.team import Team
 from lightning_modules.metrics.gradients import is_logged
@@ -17,7 +19,8 @@ class StepTime(Callback):
     """Times each training step from the batch's arrival to the end of the update.
 
     Waiting for data, validation, checkpoints and logging are left out; so are the first steps of this process, and
-    steps on which gradients are compared for the log. Frames are real ones: padding does not count.
+    steps on which gradients are compared for the log. Frames are real ones: padding does not count. Batches that are no
+    `Batch` of ours have no frames to count, and their runs no `train/frames_per_second`.
     """
 
     def __init__(self) -> None:
@@ -43,7 +46,8 @@ class StepTime(Callback):
         logged = is_logged(batch_idx, pl_module.hparams.get("log_gradients_every", 0))
         if self._steps > WARM_UP_STEPS and not logged:
             self._times_ms.append(elapsed_ms)
-            self._frames += int(batch["length"].sum())
+            if isinstance(batch, Mapping) and isinstance(lengths_B := batch.get("length"), Tensor):
+                self._frames += int(lengths_B.sum())
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the figures over all steps so far, the first stage's; nothing where every step was warm-up."""
@@ -53,6 +57,7 @@ class StepTime(Callback):
         figures = {
             "latency/step_p50_ms": percentile(self._times_ms, 50),
             "latency/step_p95_ms": percentile(self._times_ms, 95),
-            "train/frames_per_second": 1000 * team.replicas * self._frames / sum(self._times_ms),
         }
+        if self._frames:
+            figures["train/frames_per_second"] = 1000 * team.replicas * self._frames / sum(self._times_ms)
         pl_module.log_dict(team.from_all_stages(figures)[0])

@@ -1,5 +1,6 @@
 """How long a trained network needs for one new frame: `latency/tick_ms`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
@@ -20,7 +21,9 @@ class TickLatency(Callback):
     def on_test_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Remember the shape of a clip."""
+        """Remember the shape of a clip, of a batch that holds clips."""
+        if not (isinstance(batch, Mapping) and isinstance(batch.get("video"), torch.Tensor)):
+            return
         _, frames, channels, height, width = batch["video"].shape
         self._clip = (frames, (channels, height, width))
 
