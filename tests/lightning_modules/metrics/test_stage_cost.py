@@ -19,8 +19,9 @@ from lightning_modules.metrics.stage_bench import tick_ms
 from lightning_modules.metrics.stage_cost import Contestant, Setting, our_part, passes_done, plain_part
 from lightning_modules.metrics.stage_peers import UnitRun, cannot_run, chunks_of, crossing, peer_part, runs
 from lightning_modules.networks.wiring import WIRINGS, make_wiring
-from tests.lightning_modules.forked import forked
+from tests.forked import forked, preload
 
+preload(__name__)
 TINY = Setting(depth=4, blocks=1, channels=4, size=4, batch=2, round_frames=8)
 
 

@@ -16,7 +16,9 @@ from typing import Any
 
 from torch.distributed import PrefixStore, Store, TCPStore
 
-from tests.lightning_modules.forked import forked
+from tests.forked import forked, preload
+
+preload("lightning_modules.strategies.depth_parallel", "lightning_modules.action_recognition", "datamodules.loader")
 
 
 @dataclass
