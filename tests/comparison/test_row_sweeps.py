@@ -517,7 +517,10 @@ def test_a_dry_run_says_the_budget_and_changes_nothing(tiny, capsys):
         (("rows", 2, "overrides", "model.init_args.wiring"), "chein", "row 'exact': "),
     ],
 )
-def test_what_cannot_run_is_refused_before_the_first_trial_of_the_first_row(tiny, capsys, path, value, message):
+def test_what_cannot_run_is_refused_before_the_first_trial_of_the_first_row(
+    tiny, capsys, monkeypatch, path, value, message
+):
+    monkeypatch.setattr("app.study.making.SLOW_S", 1000.0)  # a busy machine is no part of this test
     tiny.write_text(yaml.safe_dump(changed(yaml.safe_load(tiny.read_text()), *path, value=value)))
     assert main(["--config", "tiny.yaml", "--tune"]) == 2
     (line,) = capsys.readouterr().err.splitlines()

@@ -191,11 +191,10 @@ def test_a_value_that_needs_two_others_may_pass(digits):
 
 
 def test_a_long_check_says_what_it_does(digits, monkeypatch, capsys):
-    check_space(read_space({f"{M}lr": LR}), digits)
-    assert capsys.readouterr().err == ""
-    monkeypatch.setattr(making, "SLOW_S", 0.0)
-    check_space(read_space({f"{M}lr": LR}), digits)
-    assert capsys.readouterr().err == f"{SLOW}\n"
+    for seconds, said in ((1000.0, ""), (0.0, f"{SLOW}\n")):
+        monkeypatch.setattr(making, "SLOW_S", seconds)
+        check_space(read_space({f"{M}lr": LR}), digits)
+        assert capsys.readouterr().err == said
 
 
 def test_defaults_are_the_classes_own_and_make_the_experiment_a_point(digits):
