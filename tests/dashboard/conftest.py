@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -57,6 +58,14 @@ def hostile_db(_stores, tmp_path):
 def bare_db(_stores, tmp_path):
     """Return a database with MLflow's tables and no run."""
     return shutil.copy(_stores / "bare.db", tmp_path / "mlflow.db")
+
+
+@pytest.fixture(autouse=True)
+def _own_main():
+    """Streamlit makes the page's script the main module, which every process started later would run as its own."""
+    main = sys.modules["__main__"]
+    yield
+    sys.modules["__main__"] = main
 
 
 @pytest.fixture(scope="session", autouse=True)
