@@ -11,16 +11,24 @@ from app.comparison.sweep_report import markdown as sweeps_markdown
 from app.comparison.tuning import trial_comparison
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = sorted(
-    folder.parent
-    for folder in ROOT.glob("benchmarks/*/results.json")
-    if (ROOT / f"app/configs/comparisons/{folder.parent.name}.yaml").is_file()
-)
+BENCHMARKS = ROOT / "benchmarks"
+
+
+def config_of(folder: Path) -> Path:
+    """The comparison whose results lie in a folder: benchmarks/weizmann/sweep is of weizmann_sweep.yaml."""
+    return ROOT / f"app/configs/comparisons/{'_'.join(folder.relative_to(BENCHMARKS).parts)}.yaml"
+
+
+FOLDERS = sorted(file.parent for file in BENCHMARKS.rglob("results.json") if config_of(file.parent).is_file())
+
+
+def test_every_kind_of_folder_is_found():
+    assert {BENCHMARKS / "weizmann_long", BENCHMARKS / "weizmann" / "sweep"} <= set(FOLDERS)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_a_committed_table_is_made_from_its_records(folder):
-    comparison = load_comparison(ROOT / f"app/configs/comparisons/{folder.name}.yaml")
+    comparison = load_comparison(config_of(folder))
     if (folder / "tuning.json").is_file():
         trials = Store(folder / "tuning.json")
         if comparison.sweep:
