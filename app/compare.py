@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from app.resumable import resumable
 
 if TYPE_CHECKING:
     from app.comparison.execute import Settings
@@ -56,19 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run the command; return its exit code."""
     options = build_parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        return _compare(options, argv)
-    except ValueError as error:
-        print(f"compare: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nStopped. Finished cells are kept: the same command continues.", file=sys.stderr)
-        return 130
-
-
-def _interrupt(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
+    return resumable("compare", "cells", lambda: _compare(options, argv))
 
 
 def _compare(options: argparse.Namespace, argv: list[str]) -> int:

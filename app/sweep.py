@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from app.resumable import resumable
 
 if TYPE_CHECKING:
     from app.study.objectives import Objective
@@ -88,19 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run the command; return its exit code."""
     options = build_parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        return _sweep(options, argv)
-    except ValueError as error:
-        print(f"sweep: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nStopped. Finished trials are kept: the same command continues.", file=sys.stderr)
-        return 130
-
-
-def _interrupt(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
+    return resumable("sweep", "trials", lambda: _sweep(options, argv))
 
 
 def _sweep(options: argparse.Namespace, argv: Sequence[str]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from types import TracebackType
+from typing import Any
 
 from app.comparison.estimate import Estimate, hours
 from app.comparison.grid import Cell
@@ -11,22 +12,27 @@ from app.comparison.measures import places
 from app.comparison.worker import Outcome
 
 
+def bar(total: int, done: int, unit: str) -> Any:
+    """Return a tqdm bar over units of work, of which `done` are: on a terminal's stderr alone."""
+    from tqdm import tqdm
+
+    return tqdm(
+        total=total,
+        initial=done,
+        desc=f"{unit}s",
+        unit=unit,
+        dynamic_ncols=True,
+        disable=None,  # off where stderr is no terminal
+        bar_format="{desc} {n_fmt}/{total_fmt} |{bar}| {elapsed}{postfix}",
+    )
+
+
 class Progress:
     """A bar on a terminal's stderr; without a terminal the lines alone. Use as a context manager."""
 
     def __init__(self, total: int, done: int, jobs: int, metric: str) -> None:
-        from tqdm import tqdm
-
         self._jobs, self._metric = jobs, metric
-        self._bar = tqdm(
-            total=total,
-            initial=done,
-            desc="cells",
-            unit="cell",
-            dynamic_ncols=True,
-            disable=None,  # off where stderr is no terminal
-            bar_format="{desc} {n_fmt}/{total_fmt} |{bar}| {elapsed}{postfix}",
-        )
+        self._bar = bar(total, done, "cell")
 
     def __enter__(self) -> Progress:
         return self

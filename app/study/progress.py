@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from app.comparison.estimate import hours
+from app.comparison.progress import bar
 from app.study.plan import Plan
 
 if TYPE_CHECKING:
@@ -19,21 +20,11 @@ class Progress:
     """A bar on a terminal's stderr; without a terminal the lines alone. Use as a context manager."""
 
     def __init__(self, plan: Plan, study: Study) -> None:
-        from tqdm import tqdm
-
         from app.study.storage import counting
 
         self._plan = plan
         self._ended = len([t for t in counting(study.get_trials(deepcopy=False)) if t.state.is_finished()])
-        self._bar = tqdm(
-            total=max(plan.trials, self._ended),
-            initial=self._ended,
-            desc="trials",
-            unit="trial",
-            dynamic_ncols=True,
-            disable=None,  # off where stderr is no terminal
-            bar_format="{desc} {n_fmt}/{total_fmt} |{bar}| {elapsed}{postfix}",
-        )
+        self._bar = bar(max(plan.trials, self._ended), self._ended, "trial")
 
     def __enter__(self) -> Progress:
         return self
