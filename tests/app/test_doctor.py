@@ -31,14 +31,10 @@ def only_failure(check):
     return failure
 
 
-def run_doctor(repository, cwd, **environment):
-    command = [sys.executable, "-c", "import sys; from app.doctor import main; sys.exit(main([]))"]
-    environment = {**os.environ, "PYTHONPATH": str(repository), **environment}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
-
-
 def test_a_working_machine_passes_with_one_line_a_check(repository, tmp_path):
-    done = run_doctor(repository, tmp_path)
+    command = [sys.executable, "-c", "import sys; from app.doctor import main; sys.exit(main([]))"]
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     *report, blank, verdict = done.stdout.splitlines()
     assert all(LINE.match(line) for line in report), done.stdout
@@ -49,13 +45,14 @@ def test_a_working_machine_passes_with_one_line_a_check(repository, tmp_path):
     assert list(tmp_path.iterdir()) == [], "doctor must leave nothing behind"
 
 
-def test_a_folder_as_tracking_uri_fails_and_says_what_to_type(repository, tmp_path):
-    done = run_doctor(repository, tmp_path, MLFLOW_TRACKING_URI="./mlruns")
-    assert done.returncode == 1
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("FAIL")]
+def test_a_folder_as_tracking_uri_fails_and_says_what_to_type(monkeypatch, capsys, tmp_cwd):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
+    assert doctor.main([]) == 1
+    printed = capsys.readouterr().out
+    (line,) = [line for line in printed.splitlines() if line.startswith("FAIL")]
     assert "mlruns" in line
     assert "type: export MLFLOW_TRACKING_URI=sqlite:///mlflow.db" in line
-    assert "1 failed" in done.stdout
+    assert "1 failed" in printed
 
 
 def test_a_version_out_of_range_is_named_with_both_numbers(monkeypatch):

@@ -46,9 +46,23 @@ def train(tmp_cwd, **model):
     return path
 
 
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory, mlflow_template):
+    """The folder of a finished run and its videos."""
+    folder = tmp_path_factory.mktemp("trained")
+    shutil.copyfile(mlflow_template, folder / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        train(folder)
+    return folder
+
+
 @pytest.fixture
-def trained(tmp_cwd, mlflow_store):
-    return train(tmp_cwd)
+def trained(trained_once, tmp_cwd):
+    """The checkpoint in this test's own copy of that folder, which is the working directory."""
+    shutil.copytree(trained_once, tmp_cwd, dirs_exist_ok=True)
+    (path,) = tmp_cwd.glob("runs/*/last.ckpt")
+    return path
 
 
 def predict(path, video, *more) -> int:
