@@ -64,9 +64,9 @@ class TestMethodContract:
 
     def test_learns(self, method, tmp_path):
         losses = Losses()
-        fit = trainer(tmp_path, losses, max_epochs=10)
+        fit = trainer(tmp_path, losses, max_epochs=5)
         fit.fit(model(**METHODS[method]), MovingData())
-        assert losses.steps[-1] == 20
+        assert losses.steps[-1] == 10
         assert sum(losses.values[-4:]) < 0.95 * sum(losses.values[:4])  # two epochs each
 
     def test_continued_equals_uninterrupted(self, method, tmp_path):
