@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app import data_verify_cifar10
 from app.data_verify import DATASETS, verify_dataset
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ def main(argv: list[str]) -> int:
         parser.error(f"--jobs {arguments.jobs}: expected 0 (one a core) or more")
     if arguments.command == "verify":
         _refuse_options_without_effect(parser, arguments)
+        if arguments.dataset == data_verify_cifar10.DATASET:
+            data_verify_cifar10.refuse_options_of_videos(parser, arguments)
     try:
         return _command(arguments)(arguments)
     except (ValueError, OSError) as error:
@@ -48,12 +51,14 @@ def _parser() -> argparse.ArgumentParser:
             "Without DATASET: decode every video of a folder again and compare with its table. With DATASET: count "
             "what is found of the official lists per split and fold, name every missing, extra and broken video. "
             "Videos whose files have not changed since they were read whole are taken from the table; --again reads "
-            "them too. Stopped and started again it goes on where it was. Exit status: 0 complete and whole, 1 "
+            "them too. Stopped and started again it goes on where it was. cifar10 takes --root alone: MD5 sums of its "
+            "files and images of each class. Exit status: 0 complete and whole, 1 "
             "something missing or broken, 2 wrong arguments or nothing found."
         ),
         epilog="example: skip-sideways data verify ucf101 --root /data/UCF-101 --splits /data/ucfTrainTestlist",
     )
-    verify.add_argument("dataset", nargs="?", choices=DATASETS, help="compare with this dataset's official lists")
+    datasets = (*DATASETS, data_verify_cifar10.DATASET)
+    verify.add_argument("dataset", nargs="?", choices=datasets, help="compare with this dataset's official lists")
     verify.add_argument("--fold", type=int, help="ucf101, hmdb51: 1, 2 or 3; default: all three")
     verify.add_argument("--splits", type=Path, help="folder of the official lists; default: in ROOT and beside it")
     verify.add_argument("--quick", action="store_true", help="with DATASET: read packets, do not decode; finds less")
@@ -76,6 +81,8 @@ def _parser() -> argparse.ArgumentParser:
 def _command(arguments: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
     if arguments.command == "index":
         return _index
+    if arguments.dataset == data_verify_cifar10.DATASET:
+        return data_verify_cifar10.verify_cifar10
     return verify_dataset if arguments.dataset else _verify
 
 

@@ -179,8 +179,7 @@ class Run:
         device = trainer.strategy.root_device
         self.layout = self._layout(torch.cuda.get_device_name(device) if device.type == "cuda" else str(device))
         if (stages := getattr(trainer.strategy, "stages", 1)) > 1:
-            pipelines = self.cli.model.rule.pipelines
-            self.layout |= {"stages": str(stages), "executor": "pipelined" if pipelines else "vectorised"}
+            self.layout |= {"stages": str(stages), "executor": self.cli.model.executor}
         self.io.card["layout"] = self.layout
         if self.logger is None:
             return

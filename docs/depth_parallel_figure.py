@@ -42,7 +42,7 @@ def channel_row(placement: Placement, channel: Channel) -> str:
     unit, ticks = channel.unit, message_ticks(placement, channel, make_rule("sideways"), TICKS)
     if channel.kind == "activation":
         readers, arrow = placement.readers(unit, channel.receiver), "->"
-        frames = {t: nominal_frame(unit, t - 1) for t in ticks}
+        frames = {t: nominal_frame(placement.wiring, unit, t - 1) for t in ticks}
     else:
         readers, arrow = placement.senders(unit, channel.sender), "<-"
         frames = {t: min(work(placement.wiring, t - 1, i).gradient_frame or 0 for i in readers) for t in ticks}

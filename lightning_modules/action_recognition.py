@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from lightning_modules.execution import ClipGradients
+from lightning_modules.execution import ClipAnswers, ClipGradients
 from lightning_modules.execution.clip_loss import Loss, cross_entropy, first_loss_tick
 from lightning_modules.execution.schedule import shortest_clip
+from lightning_modules.metrics.module_scores import ModuleScores
 from lightning_modules.metrics.video_scores import VideoScores, clip_scores, summed_scores
 from lightning_modules.networks import ClipNetwork, UnitNetwork, build_network
 from lightning_modules.rules import Rule
@@ -40,7 +41,7 @@ class ActionRecognition(VideoTask):
 
     def __init__(self, num_classes: int, network: str = "small_cnn", pool: str = "avg", **options: Any) -> None:
         super().__init__(**options)
-        self._video_scores = VideoScores()
+        self._video_scores, self._module_scores = VideoScores(), ModuleScores()
         top_k = min(5, num_classes)
         # The team brings all processes' scores together; torchmetrics would count them once for each process.
         self.top1 = MulticlassAccuracy(num_classes, average="micro", sync_on_compute=False)
@@ -72,7 +73,7 @@ class ActionRecognition(VideoTask):
     @property
     def min_scored_frames(self) -> int:
         """Fewest frames from which there is an answer: D in the pipeline, 1 in other networks."""
-        return first_loss_tick(self.rule, self.network.depth)
+        return 1 if isinstance(self.network, ClipNetwork) else first_loss_tick(self.rule, self.network.wiring)
 
     def inputs(self, batch: Batch, rule: Rule | None = None) -> Inputs:
         """Return the clips, their labels and their lengths, the same under every rule."""
@@ -94,22 +95,25 @@ class ActionRecognition(VideoTask):
 
         Of a stream's pieces: the sum of the softmax over the ticks, so that pieces add up to videos.
         """
-        logits_BNK, valid_BN = self._outputs(batch)
-        if logits_BNK is None:
-            return None
+        logits_BNK, valid_BN, _ = self._outputs(batch)
+        return None if logits_BNK is None else self._scores(batch, logits_BNK, valid_BN)
+
+    def _scores(self, batch: Batch, logits_BNK: Tensor, valid_BN: Tensor) -> Tensor:
         return summed_scores(logits_BNK, valid_BN) if "piece" in batch else clip_scores(logits_BNK, valid_BN)
 
-    def _outputs(self, batch: Batch) -> tuple[Tensor | None, Tensor]:
-        """Return outputs (B, N, K), None where they are found in another stage, and which count (B, N)."""
-        logits_BNK, valid_BN = self.outputs(*self.read(batch))
+    def _outputs(self, batch: Batch) -> ClipAnswers:
+        """Return outputs (B, N, K), None where they are found in another stage, which count (B, N), and modules'."""
+        logits_BNK, valid_BN, modules = self.answers(*self.read(batch))
         if logits_BNK is not None and not logits_BNK.shape[1]:
             logits_BNK = logits_BNK.new_zeros(*valid_BN.shape, self.hparams["num_classes"])
-        return logits_BNK, valid_BN
+        return ClipAnswers(logits_BNK, valid_BN, modules)
 
     def _evaluate(self, batch: Batch) -> None:
-        scores_BK = self.scores(batch)
-        if scores_BK is not None:
-            self._video_scores.update(scores_BK, batch["label"], batch["video_index"])
+        logits_BNK, valid_BN, modules = self._outputs(batch)
+        if logits_BNK is not None:
+            self._video_scores.update(self._scores(batch, logits_BNK, valid_BN), batch["label"], batch["video_index"])
+        scores = {j: self._scores(batch, *answer[1:]) for j, answer in modules.items() if answer.logits_BNK.shape[1]}
+        self._module_scores.update(scores, batch["label"], batch["video_index"])
 
     def _end_evaluation(self, stage: str) -> None:
         """Log accuracy and loss over videos, each the mean of its views, the same in every process."""
@@ -121,6 +125,18 @@ class ActionRecognition(VideoTask):
         self.log_dict({f"{stage}/loss": loss, f"{stage}/top1": self.top1(scores_VK, labels_V)}, prog_bar=stage == "val")
         self.log(f"{stage}/top5", self.top5(scores_VK, labels_V))
         self.confusion.update(scores_VK, labels_V)
+        for name, top1 in self._all_modules().top1().items():
+            self.log(f"{stage}/top1/{name}", top1)
+
+    def _all_modules(self) -> ModuleScores:
+        """Return the scores of all processes' modules, in every one of them; nothing where modules do not answer."""
+        everything = ModuleScores()
+        if self._module_scores:
+            for part in self.team.from_all_clips(self._module_scores):
+                everything.merge(part)
+            for part in self.team.from_all_stages(everything):
+                everything.merge(part)
+        return everything
 
     def _all_videos(self) -> tuple[Tensor, ...]:
         """Return scores (V, K) and labels (V,) of the videos of all processes; nothing where there are none."""
@@ -153,15 +169,15 @@ class ActionRecognition(VideoTask):
         the video's first, 0: a pipeline's answer is about a frame that came D - 1 ticks ago, a 3D network's about all
         frames of the piece.
         """
-        logits_BNK, valid_BN = self._outputs(batch)
+        logits_BNK, valid_BN, _ = self._outputs(batch)
         assert logits_BNK is not None
         video_index_B, going = batch["video_index"], batch["length"] > 0
         sums_BK = summed_scores(logits_BNK, valid_BN)
         self._video_scores.update(sums_BK[going], batch["label"][going], video_index_B[going])
         ended = batch["last"].nonzero().flatten().tolist()
-        waits = first_loss_tick(self.rule, self.network.depth) - 1
+        waits = self.min_scored_frames - 1
         first_N = max(0, batch["start"] - waits) + torch.arange(valid_BN.shape[1])
-        about = int(batch["length"].max()) if self.rule.whole_clip else 1
+        about = int(batch["length"].max()) if isinstance(self.network, ClipNetwork) else 1
         return {
             "clip_id": [batch["clip_id"][lane] for lane in ended],
             "label": batch["label"][ended].cpu(),
@@ -172,7 +188,7 @@ class ActionRecognition(VideoTask):
         }
 
     def _start_evaluation(self) -> None:
-        self._video_scores = VideoScores()
+        self._video_scores, self._module_scores = VideoScores(), ModuleScores()
         for metric in (self.top1, self.top5, self.confusion):
             metric.reset()
 

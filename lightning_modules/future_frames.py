@@ -41,6 +41,7 @@ from lightning_modules.metrics.frechet import feature_extractor
 from lightning_modules.metrics.lpips import NETWORKS as LPIPS_NETWORKS
 from lightning_modules.metrics.lpips import Lpips, check_pictures
 from lightning_modules.networks import UnitNetwork, build_frame_predictor
+from lightning_modules.networks.heads import DECODER
 from lightning_modules.predicted_clips import PredictedClips
 from lightning_modules.rules import Rule
 from lightning_modules.video_task import Batch, Inputs, VideoTask
@@ -72,6 +73,7 @@ class FutureFrames(VideoTask):
     score_metric = "val/mse"
     score_mode = "min"
     frame_targets = True
+    heads = (DECODER,)
     rule_options = (*VideoTask.rule_options, "lead")
 
     def __init__(
@@ -115,9 +117,14 @@ class FutureFrames(VideoTask):
         return build_frame_predictor(
             self.hparams["network"],
             out_channels=len(horizons(self.horizon)) * self.hparams["in_channels"],
-            zero_output=says_change(self.horizon, self.predict),
+            zero_output=self.zero_start,
             **{name: self.hparams[name] for name in names},
         )
+
+    @property
+    def zero_start(self) -> bool:
+        """Where outputs are changes, from none."""
+        return says_change(self.horizon, self.predict)
 
     @property
     def loss(self) -> Loss:
@@ -182,7 +189,7 @@ class FutureFrames(VideoTask):
     def _check_lead(self, frames: int) -> None:
         """Refuse a lead with which even the first output's message would be about the clip's last target."""
         wiring, lead = self.network.wiring, self.hparams["lead"]
-        last = frames - self.horizon - 1 - (wiring.depth - wiring.lmin)  # the lead from the first target to the last
+        last = frames - self.horizon - 1 - (wiring.length - wiring.lmin)  # the lead from the first target to the last
         if lead and lead >= last:
             raise ValueError(
                 f"lead {lead} with clips of {frames} frames, whose last target is {last} frames newer than the first "
@@ -215,7 +222,7 @@ class FutureFrames(VideoTask):
         if not len(batch["label"]):
             return None
         floats, inputs = self.read(batch)
-        output_BNOHW, _ = self.outputs(floats, inputs)
+        output_BNOHW = self.answers(floats, inputs).logits_BNK
         if output_BNOHW is None:
             return None
         clips = self._predicted(batch, floats["video"], output_BNOHW)

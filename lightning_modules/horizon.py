@@ -62,7 +62,7 @@ def newest_frames(rule: Rule, wiring: Wiring, outputs: int) -> Tensor:
 
     In the pipeline m = i + D - Lmin for the i-th output, in the ordinary network m = i [D, 3].
     """
-    first = wiring.depth - wiring.lmin if rule.forward_shift else 0
+    first = wiring.length - wiring.lmin if rule.forward_shift else 0
     return torch.arange(first, first + outputs)
 
 

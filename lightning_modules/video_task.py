@@ -23,17 +23,20 @@ from torch.optim import Optimizer
 
 from lightning_modules.batch import in_unit_range
 from lightning_modules.execution import (
+    ClipAnswers,
     ClipGradients,
     PipelineState,
     check_combination,
     check_stream,
+    clip_answers,
     clip_gradients,
-    clip_logits,
 )
 from lightning_modules.execution.clip_loss import Loss
 from lightning_modules.execution.team import Team
 from lightning_modules.metrics.gradients import gradient_health, is_logged, with_all_edges
 from lightning_modules.networks import ClipNetwork, UnitNetwork
+from lightning_modules.networks.heads import HEADS
+from lightning_modules.networks.local_modules import LocalModules, cut_for_rule
 from lightning_modules.optimisation import (
     LAG_STRENGTH,
     MOMENTUM,
@@ -46,7 +49,7 @@ from lightning_modules.optimisation import (
     planned_updates,
     set_gradients,
 )
-from lightning_modules.rules import Rule, backprop_shifted, make_rule
+from lightning_modules.rules import ORDERS, Rule, backprop_shifted, make_rule
 from lightning_modules.stream_state import StreamState
 
 Batch = Mapping[str, Any]
@@ -81,11 +84,24 @@ class VideoTask(LightningModule, ABC):
         activation: relu, silu, softplus or tanh.
         gradient_edges: all; newest: gradients go back only along each unit's newest message; shortest: only along its
             shortest path to the last unit.
-        rule: backprop_frame, backprop_shifted, sideways, or of ActionRecognition's whole-clip networks backprop.
+        rule: backprop_frame, backprop_shifted, sideways, greedy, greedy_frame (images), or of ActionRecognition's
+            whole-clip networks backprop.
         executor: vectorised (a clip at once), pipelined (tick by tick), or cuda_graph (the same, replayed on a GPU).
         update: clip (weights fixed inside a clip) or frame (a step at every tick).
         stash: exact keeps the past inputs that make Sideways' gradients exact.
         drain: with stash exact, run on until the last losses have reached the lowest unit.
+        modules: of greedy rules: number of modules with losses of their own, or the units in each, the lowest first;
+            all units but the last, which stays with the one below it, if absent.
+        head: of greedy rules: mlp-sr, mlp or cnn, for predicted frames decoder; the task's own if absent.
+        head_width: multiplies the heads' hidden channels; 1 as in the paper.
+        replay: of greedy rules: minibatches that the buffer below each module holds, so that modules do not wait for
+            one another; 0: they do.
+        replay_order: priority-lifo (the least used, of these the newest) or reference (the public code's).
+        max_reuse: how often a minibatch is drawn from a buffer at most.
+        slow_down: simulated: of every module, or of each, the lowest first; 2: works in every second step on average.
+        vq_groups: of greedy rules: groups of channels, each with a codebook, in what modules send; 0: sent as it is.
+        vq_codes: codes in each codebook.
+        vq_decay: share of the past in the codebooks' running means.
         train_units: all, last (every other unit stays at its random start: the frozen control), or a list of units.
         optimizer: adamw or sgd.
         lr: learning rate of the last unit, and of the others after lag_scaling.
@@ -104,7 +120,11 @@ class VideoTask(LightningModule, ABC):
 
     score_metric: ClassVar[str]  # the figure of the validation that decides which weights are best
     score_mode: ClassVar[str]  # whether the best is the largest or the smallest: max or min
-    rule_options: ClassVar[tuple[str, ...]] = ("update", "stash", "drain")  # options that the rule takes
+    rule_options: ClassVar[tuple[str, ...]] = (  # options that the rule takes
+        *("update", "stash", "drain"),
+        *("replay", "replay_order", "max_reuse", "slow_down"),
+    )
+    heads: ClassVar[tuple[str, ...]] = HEADS  # kinds of heads of its modules; the first is the default
     frame_targets: ClassVar[bool] = False  # whether outputs are compared with frames, in whatever stage they are found
 
     def __init__(
@@ -121,6 +141,16 @@ class VideoTask(LightningModule, ABC):
         update: str = "clip",
         stash: str = "none",
         drain: bool = True,
+        modules: int | list[int] | None = None,
+        head: str | None = None,
+        head_width: float = LocalModules.head_width,
+        replay: int = 0,
+        replay_order: str = ORDERS[0],
+        max_reuse: int | None = None,
+        slow_down: float | list[float] = 1.0,
+        vq_groups: int = LocalModules.vq_groups,
+        vq_codes: int = LocalModules.vq_codes,
+        vq_decay: float = LocalModules.vq_decay,
         train_units: str | list[int] = "all",
         optimizer: str = "adamw",
         lr: float = 1e-3,
@@ -138,6 +168,7 @@ class VideoTask(LightningModule, ABC):
         self.automatic_optimization = False
         self.rule = self.make_rule()
         self.network = self.build_network()
+        cut_for_rule(self.network, self.hparams, local=self.rule.local, heads=self.heads, zero=self.zero_start)
         check_combination(self.network, self.rule, executor)
         check_settings(
             self.network,
@@ -158,6 +189,11 @@ class VideoTask(LightningModule, ABC):
     def make_rule(self) -> Rule:
         """Return the rule that `hparams` ask for."""
         return make_rule(self.hparams["rule"], **{name: self.hparams[name] for name in self.rule_options})
+
+    @property
+    def zero_start(self) -> bool:
+        """Whether an untrained network, and with it the heads of its modules, says 0 everywhere."""
+        return False
 
     @abstractmethod
     def build_network(self) -> UnitNetwork | ClipNetwork:
@@ -195,7 +231,7 @@ class VideoTask(LightningModule, ABC):
     def executor(self) -> str:
         """The executor in use: units in several stages work tick by tick wherever the rule lets them."""
         if self.team.stages > 1:
-            return "pipelined" if self.rule.pipelines else "vectorised"
+            return self.rule.stage_executor(self.hparams["executor"])
         return self.hparams["executor"]
 
     def setup(self, stage: str) -> None:
@@ -313,7 +349,14 @@ class VideoTask(LightningModule, ABC):
                 return {}
             replicas = self.team.from_all_clips(torch.stack([value.float() for value in own.values()]))
             figures = dict(zip(own, torch.stack(replicas).mean(0), strict=True))
-        return self.team.from_output(figures)
+        return self.team.from_output(figures) | self._module_losses(result)
+
+    def _module_losses(self, result: ClipGradients) -> dict[str, Tensor]:
+        """Return the losses of all modules, in whatever stage they work; none where there is one loss."""
+        if not result.answers:
+            return {}
+        own = {f"train/loss/module_{j}": answer.loss for j, answer in result.answers.items()}
+        return {name: loss for part in self.team.from_all_stages(own) for name, loss in part.items()}
 
     def _figures_are_due(self) -> bool:
         """Whether Lightning stores this batch's figures: to fetch them from another stage at every batch costs time."""
@@ -394,9 +437,9 @@ class VideoTask(LightningModule, ABC):
         ).gradients
         self.log_dict(gradient_health(self.network, gradients, exact, self._start_weights))
 
-    def outputs(self, batch: Batch, inputs: Inputs) -> tuple[Tensor | None, Tensor]:
-        """Return outputs (B, N, ...), None where they are found in another stage, and which count (B, N)."""
-        return clip_logits(
+    def answers(self, batch: Batch, inputs: Inputs) -> ClipAnswers:
+        """Return outputs (B, N, ...), None where they are found in another stage, which count (B, N), and modules'."""
+        return clip_answers(
             self.network,
             inputs.video_BTCHW,
             rule=self.rule,

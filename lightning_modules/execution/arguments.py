@@ -24,16 +24,28 @@ def check_combination(network: UnitNetwork | ClipNetwork, rule: Rule, executor: 
     """
     if executor not in EXECUTORS:
         raise ValueError(f"executor {executor!r} is unknown; expected one of {', '.join(EXECUTORS)}")
-    if rule.whole_clip != isinstance(network, ClipNetwork):
+    if rule.local != network.is_local:
+        has = "is cut into modules with losses of their own" if network.is_local else "is not cut into modules"
+        raise ValueError(
+            f"rule {rule.name!r} with a network that {has}; use a greedy rule for such networks, and only there"
+        )
+    if not rule.local and rule.whole_clip != isinstance(network, ClipNetwork):
         what = "takes whole clips" if isinstance(network, ClipNetwork) else "is cut into per-frame units"
         use = "'backprop'" if isinstance(network, ClipNetwork) else "'backprop_frame', 'backprop_shifted' or 'sideways'"
         raise ValueError(f"rule {rule.name!r} with a network that {what}; use rule {use}")
     if executor != "vectorised" and not rule.pipelines:
+        if rule.local:
+            why = "whose buffers hold whole clips" if rule.replay else "all of whose modules work on the same frame"
+            raise ValueError(f"rule {rule.name!r}, {why}, with executor {executor!r}; use executor 'vectorised'")
         raise ValueError(
             f"rule {rule.name!r} waits for the whole clip and cannot be pipelined; use executor 'vectorised', "
             "or rule 'sideways' with stash 'exact' for exact gradients without waiting"
         )
+    if executor == "pipelined" and isinstance(network, ClipNetwork):
+        raise ValueError("executor 'pipelined' with a network that takes whole clips; use executor 'vectorised'")
     if executor == "cuda_graph" and not rule.forwards_gradients:
+        if rule.local:
+            raise ValueError(f"executor 'cuda_graph' with rule {rule.name!r}; use executor 'vectorised' or 'pipelined'")
         raise ValueError(
             "executor 'cuda_graph' with stash 'exact', whose past inputs have no fixed place; use executor 'pipelined'"
         )
@@ -89,6 +101,10 @@ def check_stream(network: UnitNetwork | ClipNetwork, rule: Rule, executor: str) 
             "stream with a network that takes whole clips, and keeps nothing between them; use --data.stream false, "
             "or a network that is cut into units"
         )
+    if rule.replay:
+        raise ValueError(
+            "stream with replay buffers, which give clips in another order; use --data.stream false, or replay 0"
+        )
     if not rule.forward_shift:
         return
     _check_no_lead(rule)
@@ -122,8 +138,19 @@ def check_stage(network: UnitNetwork | ClipNetwork, stage: Stage | None, state: 
             f"a placement of wiring {stage.placement.wiring.name!r} with {stage.placement.wiring.depth} units, for a "
             f"network of wiring {network.wiring.name!r} with {network.depth}; cut the network's own wiring"
         )
+    if (ends := {units[-1] for units in stage.placement.stages}) - _module_ends(network):
+        raise ValueError(
+            f"stages that end with units {sorted(ends)}, and modules that end with {sorted(_module_ends(network))}: a "
+            "module works in one stage; cut between modules"
+        )
     if state is not None and len(stage.placement.stages) > 1:
         raise ValueError("a state to go on from, over several stages; streams of clips need one process: use one stage")
+
+
+def _module_ends(network: UnitNetwork) -> set[int]:
+    """Return the last unit of each module; all units where there are none."""
+    modules = range(1, network.module_count + 1)
+    return {network.module_units(j)[-1] for j in modules} or set(range(1, network.depth + 1))
 
 
 def check_gives_output(network: UnitNetwork, rule: Rule, frames: int) -> None:
@@ -132,9 +159,10 @@ def check_gives_output(network: UnitNetwork, rule: Rule, frames: int) -> None:
     Raises:
         ValueError: with the number of frames from which every unit gets a gradient.
     """
-    if rule.forward_shift and frames < network.depth:
+    if rule.forward_shift and frames < network.wiring.length:
+        parts = "modules" if network.wiring.modules else "units"
         raise ValueError(
-            f"a clip of {frames} frames gives no output in a pipeline of {network.depth} units; "
+            f"a clip of {frames} frames gives no output in a pipeline of {network.wiring.length} {parts}; "
             f"give at least {shortest_clip(network.wiring)} frames, so that every unit gets a gradient"
         )
 

@@ -3,20 +3,23 @@
 Shape legend: B clips, T frames, C channels, H and W height and width, N ticks with an output, K classes.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from lightning_modules.execution import greedy
 from lightning_modules.execution.arguments import (
     check_combination,
+    check_gives_output,
     check_keeps_state,
     check_stage,
     check_state,
     check_targets,
     clip_lengths,
 )
-from lightning_modules.execution.clip_loss import Loss, cross_entropy, gradient_count, valid_outputs
+from lightning_modules.execution.clip_loss import Answer, Loss, cross_entropy, gradient_count, valid_outputs
 from lightning_modules.execution.cuda_tick import run_cuda_graph
 from lightning_modules.execution.pipeline_state import PipelineState
 from lightning_modules.execution.pipelined import OnTick, infer_pipelined, mean_over_alive, run_pipelined
@@ -38,6 +41,7 @@ class ClipGradients:
         gradients: by parameter name, a mean over each unit's valid (clip, tick) pairs; units without any, and other
             stages' units, are absent.
         state: what the pipeline holds after the clip; None for executors that keep none.
+        answers: of each module of this stage that has worked, by number, where modules have losses of their own.
     """
 
     loss: Tensor | None
@@ -45,6 +49,7 @@ class ClipGradients:
     valid_BN: Tensor
     gradients: dict[str, Tensor]
     state: PipelineState | None = None
+    answers: dict[int, Answer] = field(default_factory=dict)
 
 
 def _scaled(
@@ -91,6 +96,44 @@ def _open(
 ) -> None:
     if stage is not None and isinstance(network, UnitNetwork):
         stage.open(clip_routes(network, stage.placement, video_BTCHW, rule, executor, **of))
+
+
+def _local(
+    network: UnitNetwork | ClipNetwork,
+    video_BTCHW: Tensor,
+    targets: Tensor,
+    rule: Rule,
+    executor: str,
+    lengths_B: Tensor,
+    loss: Loss,
+    state: PipelineState | None,
+    on_tick: OnTick | None,
+    stage: Stage | None,
+) -> ClipGradients:
+    """Local losses: a module's gradients come from its own loss; what the network answered is the last module's."""
+    if executor == "pipelined":
+        assert isinstance(network, UnitNetwork)
+        answers, gradients, state = greedy.run_pipelined(
+            network, video_BTCHW, targets, rule, lengths_B, loss, state, on_tick, stage
+        )
+    else:
+        answers, gradients = greedy.run_vectorised(network, video_BTCHW, targets, rule, lengths_B, loss, stage)
+    greedy.step_codebooks(network)
+    return _of_answers(answers, network, lengths_B, gradients, state)
+
+
+def _of_answers(
+    answers: dict[int, Answer],
+    network: UnitNetwork | ClipNetwork,
+    lengths_B: Tensor,
+    gradients: dict[str, Tensor],
+    state: PipelineState | None = None,
+) -> ClipGradients:
+    last = answers.get(network.module_count)
+    if last is None:
+        none = torch.zeros(len(lengths_B), 0, dtype=torch.bool, device=lengths_B.device)
+        return ClipGradients(None, none[:, :, None].float(), none, gradients, state, answers)
+    return ClipGradients(*last, gradients, state, answers)
 
 
 def _where_output(stage: Stage | None, loss: Tensor) -> Tensor | None:
@@ -146,6 +189,8 @@ def clip_gradients(
         return _frame_by_frame(network, video_BTCHW, targets, rule, lengths_B, loss, on_tick, stage)
     start = state.tick if state else 0
     _open(network, stage, video_BTCHW, rule, executor)
+    if rule.local:
+        return _local(network, video_BTCHW, targets, rule, executor, lengths_B, loss, state, on_tick, stage)
     if executor == "pipelined":
         assert isinstance(network, UnitNetwork)
         sums, state = run_pipelined(network, video_BTCHW, targets, rule, lengths_B, loss, state, on_tick, stage)
@@ -170,7 +215,38 @@ def clip_logits(
     stage: Stage | None = None,
     state: PipelineState | None = None,
 ) -> tuple[Tensor | None, Tensor]:
-    """Return outputs (B, N, K) and their mask (B, N), as the rule's network computes them at test time (section 2 [D]).
+    """Return outputs (B, N, K) and their mask (B, N): those of `clip_answers` without the modules' own."""
+    return clip_answers(
+        network, video_BTCHW, rule=rule, executor=executor, lengths_B=lengths_B, stage=stage, state=state
+    )[:2]
+
+
+class ClipAnswers(NamedTuple):
+    """What a network answers.
+
+    Args:
+        logits_BNK: its outputs; None where the last unit works in another stage.
+        valid_BN: which of them belong to a clip's own frames.
+        modules: of each module of this stage, by number, where modules answer for themselves.
+    """
+
+    logits_BNK: Tensor | None
+    valid_BN: Tensor
+    modules: dict[int, Answer]
+
+
+@torch.no_grad()
+def clip_answers(
+    network: UnitNetwork | ClipNetwork,
+    video_BTCHW: Tensor,
+    *,
+    rule: Rule | str,
+    executor: str = "vectorised",
+    lengths_B: Tensor | None = None,
+    stage: Stage | None = None,
+    state: PipelineState | None = None,
+) -> ClipAnswers:
+    """Return outputs and their mask, as the rule's network computes them at test time (section 2 [D]).
 
     A pipelined network answers at ticks D..T; an ordinary one at every frame. A rule that cannot be pipelined runs
     vectorised whatever `executor` says: nothing is learnt here, so nothing waits. `cuda_graph` runs pipelined here.
@@ -188,19 +264,49 @@ def clip_logits(
     if state is not None:
         check_keeps_state(rule)
     lengths_B = clip_lengths(video_BTCHW, lengths_B)
-    if rule.whole_clip:
+    if rule.local:
+        return _local_answers(network, video_BTCHW, rule, executor, lengths_B, stage, state)
+    if isinstance(network, ClipNetwork):
         outputs_NBK = network_outputs(network, video_BTCHW, rule, lengths_B)
         assert outputs_NBK is not None
-        return outputs_NBK.transpose(0, 1), lengths_B[:, None] > 0
+        return ClipAnswers(outputs_NBK.transpose(0, 1), lengths_B[:, None] > 0, {})
     start = state.tick if state is not None else 0
-    valid_BN = valid_outputs(rule, network.depth, video_BTCHW.shape[1], lengths_B, start=start)
+    valid_BN = valid_outputs(rule, network.wiring, video_BTCHW.shape[1], lengths_B, start=start)
     if state is not None:
         executor = "pipelined"
     else:
         executor = ("pipelined" if executor == "cuda_graph" else executor) if rule.pipelines else "vectorised"
     _open(network, stage, video_BTCHW, rule, executor, training=False)
     if executor == "pipelined":
-        assert isinstance(network, UnitNetwork)
-        return infer_pipelined(network, video_BTCHW, rule, stage, state), valid_BN
+        return ClipAnswers(infer_pipelined(network, video_BTCHW, rule, stage, state), valid_BN, {})
     outputs_NBK = network_outputs(network, video_BTCHW, rule, lengths_B, stage)
-    return (None if outputs_NBK is None else outputs_NBK.transpose(0, 1)), valid_BN
+    return ClipAnswers(None if outputs_NBK is None else outputs_NBK.transpose(0, 1), valid_BN, {})
+
+
+def _local_answers(
+    network: UnitNetwork | ClipNetwork,
+    video_BTCHW: Tensor,
+    rule: Rule,
+    executor: str,
+    lengths_B: Tensor,
+    stage: Stage | None,
+    state: PipelineState | None,
+) -> ClipAnswers:
+    none = torch.zeros(len(lengths_B), device=lengths_B.device, dtype=torch.long)  # labels, which nobody asks for
+    if state is not None or (executor != "vectorised" and rule.pipelines):
+        assert isinstance(network, UnitNetwork)
+        if state is None:
+            check_gives_output(network, rule, video_BTCHW.shape[1])
+        _open(network, stage, video_BTCHW, rule, "pipelined", training=False)
+        answers, *_ = greedy.run_pipelined(network, video_BTCHW, none, rule, lengths_B, None, state, None, stage)
+    else:
+        if isinstance(network, UnitNetwork):
+            check_gives_output(network, rule, video_BTCHW.shape[1])
+        _open(network, stage, video_BTCHW, rule, "vectorised", training=False)
+        answers, _ = greedy.run_vectorised(network, video_BTCHW, none, rule, lengths_B, None, stage)
+    last = answers.get(network.module_count)
+    if last is not None:
+        return ClipAnswers(last.logits_BNK, last.valid_BN, answers)
+    assert isinstance(network, UnitNetwork)
+    start = state.tick if state is not None else 0
+    return ClipAnswers(None, valid_outputs(rule, network.wiring, video_BTCHW.shape[1], lengths_B, start=start), answers)

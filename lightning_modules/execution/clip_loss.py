@@ -35,6 +35,20 @@ class ClipSums(NamedTuple):
     gradients: dict[str, Tensor]
 
 
+class Answer(NamedTuple):
+    """What one module answered, where modules have losses of their own.
+
+    Args:
+        loss: mean over its valid (clip, tick) pairs; 0 where it was only asked.
+        logits_BNK: its answer at each of its ticks.
+        valid_BN: which of them count.
+    """
+
+    loss: Tensor
+    logits_BNK: Tensor
+    valid_BN: Tensor
+
+
 def cross_entropy(logits_BK: Tensor, labels_B: Tensor) -> Tensor:
     """Return the cross-entropy of each sample, (B,), unreduced."""
     return F.cross_entropy(logits_BK, labels_B, reduction="none")
@@ -82,22 +96,27 @@ def last_targets(targets: Tensor, depth: int) -> Tensor | None:
     return None if targets.dim() == 1 else targets[:, max(0, targets.shape[1] - depth + 1) :].clone()
 
 
-def first_loss_tick(rule: Rule, depth: int) -> int:
+def first_loss_tick(rule: Rule, wiring: Wiring) -> int:
     """First tick with an output: D in the pipeline [P, section 2], 1 in the ordinary network."""
-    return depth if rule.forward_shift else 1
+    return wiring.length if rule.forward_shift else 1
 
 
-def valid_outputs(rule: Rule, depth: int, frames: int, lengths_B: Tensor, *, start: int = 0) -> Tensor:
+def valid_outputs(rule: Rule, wiring: Wiring, frames: int, lengths_B: Tensor, *, start: int = 0) -> Tensor:
     """Return the mask (B, N) of outputs that belong to a clip's own frames.
 
     Args:
         rule: sets the first tick with an output.
-        depth: number of units, D.
+        wiring: the network's.
         frames: frames of the clip, T.
         lengths_B: number of real frames of each clip.
         start: ticks already done before this clip, in a stream.
     """
-    first = max(first_loss_tick(rule, depth), start + 1)
+    return valid_ticks(first_loss_tick(rule, wiring), frames, lengths_B, start=start)
+
+
+def valid_ticks(first: int, frames: int, lengths_B: Tensor, *, start: int = 0) -> Tensor:
+    """Return the mask (B, N) of the ticks from `first` on that belong to a clip's own frames; see `valid_outputs`."""
+    first = max(first, start + 1)
     ticks_N = torch.arange(first, max(first, start + frames + 1), device=lengths_B.device)
     return ticks_N[None, :] <= lengths_B[:, None] + start
 
@@ -108,6 +127,6 @@ def gradient_count(rule: Rule, wiring: Wiring, unit: int, lengths_B: Tensor, *, 
     Sideways: the ticks from 2D - i to a clip's end [D, section 2]. Exact gradients, with a stash too: the ticks with a
     loss, D to the end [D, sections 1 and 3].
     """
-    first = first_gradient_tick(wiring, unit) if rule.forwards_gradients else first_loss_tick(rule, wiring.depth)
+    first = first_gradient_tick(wiring, unit) if rule.forwards_gradients else first_loss_tick(rule, wiring)
     before = max(first - 1, start)
     return int((lengths_B + start - before).clamp_min(0).sum())

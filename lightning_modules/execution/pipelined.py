@@ -199,7 +199,7 @@ class Pipeline:
             self.stage.on_clip_end()
 
     def _messages(self, unit: int, frame_BCHW: Tensor | None) -> list[Tensor] | None:
-        if self.state.tick < first_output_tick(unit):
+        if self.state.tick < first_output_tick(self.network.wiring, unit):
             return None
         return [self._message(source, frame_BCHW) for source in self.network.wiring.sources_of(unit)]
 
@@ -346,7 +346,7 @@ def run_pipelined(
     for tick in range(start + 1, start + frames + drain_ticks(network.wiring, rule) + 1):
         frame = tick - start
         weight_B = None if frame <= shortest else (lengths_B >= frame).to(dtype)
-        about = nominal_frame(depth, tick)
+        about = nominal_frame(network.wiring, depth, tick)
         has_target = about >= 1 and frame <= frames
         targets_B = targets_at(targets, about - before) if has_target else None
         leading_B = leading_targets(targets, about - before, rule.lead) if has_target and rule.lead else None
@@ -366,7 +366,7 @@ def run_pipelined(
             on_tick(mean_over_alive(gradients, len(lengths_B) if weight_B is None else int(weight_B.sum())))
     pipeline.end_clip()
     pipeline.state.targets = last_targets(targets, depth)
-    valid_BN = valid_outputs(rule, depth, frames, lengths_B, start=start)
+    valid_BN = valid_outputs(rule, network.wiring, frames, lengths_B, start=start)
     empty = torch.zeros(len(lengths_B), 0, 0, dtype=dtype, device=lengths_B.device)
     logits_BNK = torch.stack(outputs, dim=1) if outputs else empty
     total_loss = torch.stack(losses).sum() if losses else empty.sum()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from lightning_modules.execution.schedule import first_gradient_tick, lag
+from lightning_modules.execution.schedule import first_gradient_tick, first_output_tick, lag
 from lightning_modules.networks.wiring import INPUT, Wiring
 from lightning_modules.rules.rule import Rule
 
@@ -135,7 +135,8 @@ def message_ticks(placement: Placement, channel: Channel, rule: Rule, frames: in
     """
     wiring, unit = placement.wiring, channel.unit
     if channel.kind == "activation":
-        return tuple(range(min(placement.readers(unit, channel.receiver)), frames + 1))
+        reader = min(placement.readers(unit, channel.receiver))
+        return tuple(range(first_output_tick(wiring, reader), frames + 1))
     ticks = range(first_gradient_tick(wiring, unit), frames + drain_ticks(wiring, rule) + 1)
     if rule.forwards_gradients:
         return tuple(ticks)

@@ -18,6 +18,9 @@ and a gradient that is early, so that gradients below tick 2D - i lack the longe
 sections 2 and 3 [D]). Where not every edge carries gradients, the longest path that does takes the chain's place: with
 h_i its hops, the first complete gradient comes at tick D + h_i and the lag is 2 h_i; on the chain h_i = D - i.
 
+Where units are put together in modules, a module takes the unit's place in all of this, and with local gradients every
+unit has one at each tick of its own: the lag is 0.
+
 Marks in this file name sections of methods.md.
 """
 
@@ -54,14 +57,16 @@ class Work:
     gradient_frame: int | None
 
 
-def first_output_tick(unit: int) -> int:
-    """First tick at which a unit has its chain message, and so an output: i [P, 2]."""
-    return unit
+def first_output_tick(wiring: Wiring, unit: int) -> int:
+    """First tick at which a unit has its chain message, and so an output: i [P, 2], of a module its number [D, 4]."""
+    return wiring.position(unit)
 
 
 def first_gradient_tick(wiring: Wiring, unit: int) -> int:
-    """First tick at which a unit's gradient is complete: 2D - i on the chain [D, 2]."""
-    return wiring.depth + max(wiring.gradient_paths(unit))
+    """First tick at which a unit's gradient is complete: 2D - i on the chain [D, 2]; a local one comes at once."""
+    if wiring.gradients == "local":
+        return first_output_tick(wiring, unit)
+    return wiring.length + max(wiring.gradient_paths(unit))
 
 
 def lag(wiring: Wiring, unit: int) -> int:
@@ -74,9 +79,18 @@ def shortest_clip(wiring: Wiring) -> int:
     return max(first_gradient_tick(wiring, unit) for unit in range(1, wiring.depth + 1))
 
 
-def nominal_frame(unit: int, tick: int) -> int:
+def nominal_frame(wiring: Wiring, unit: int, tick: int) -> int:
     """Oldest frame in a unit's output, the one that came along the chain: t - i + 1 [P, 2]."""
-    return tick - unit + 1
+    return tick - wiring.position(unit) + 1
+
+
+def target_frame(wiring: Wiring, unit: int, tick: int) -> int:
+    """Nominal frame of the network's output that has seen as new a frame as a unit's output: what it is asked [D, 4].
+
+    Targets belong to the nominal frames of the last unit. A module's head is asked for what the last unit will be asked
+    when the same newest frame has reached it; on the chain, its own nominal frame's.
+    """
+    return newest_frame(wiring, unit, tick) - (wiring.length - min(wiring.path_lengths(wiring.depth)))
 
 
 def newest_frame(wiring: Wiring, unit: int, tick: int) -> int:
@@ -88,7 +102,7 @@ def frames_read(wiring: Wiring, unit: int, tick: int) -> frozenset[int]:
     """Frames that have reached a unit's output at a tick: one for each path length; empty before tick i [D, 3]."""
     if unit == INPUT:
         return frozenset({tick + 1})
-    if tick < first_output_tick(unit):
+    if tick < first_output_tick(wiring, unit):
         return frozenset()
     return frozenset(tick - length + 1 for length in wiring.path_lengths(unit))
 
@@ -100,11 +114,11 @@ def message_wait(wiring: Wiring, reader: int, source: int) -> int:
 
 def work(wiring: Wiring, tick: int, unit: int) -> Work:
     """Return what a unit does at a tick: the clock table's entry [D]."""
-    if tick < first_output_tick(unit):
+    if tick < first_output_tick(wiring, unit):
         return Work((), None, None)
-    reads = tuple(Read(j, frames_read(wiring, j, tick - 1)) for j in wiring.sources_of(unit))
+    reads = tuple(Read(j, frames_read(wiring, j, tick - wiring.delay(j, unit))) for j in wiring.sources_of(unit))
     frame = tick - first_gradient_tick(wiring, unit) + 1
-    return Work(reads, nominal_frame(unit, tick), frame if frame >= 1 else None)
+    return Work(reads, nominal_frame(wiring, unit, tick), frame if frame >= 1 else None)
 
 
 def clock_table(wiring: Wiring, frames: int) -> list[list[Work]]:

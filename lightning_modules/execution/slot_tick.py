@@ -131,7 +131,7 @@ class SlotTick:
             for unit in range(1, self.wiring.depth + 1):
                 if tick >= first_gradient_tick(self.wiring, unit):
                     self._train_unit(unit, tick)
-                elif tick >= first_output_tick(unit):
+                elif tick >= first_output_tick(self.wiring, unit):
                     with torch.no_grad():
                         self._write(unit, tick, self.network.unit(unit)(self._read(unit, tick)))
 
@@ -224,7 +224,7 @@ def run_slots(
     losses, outputs = [], []
     slots.reset()
     for number in range(1, frames + 1):
-        about = max(nominal_frame(depth, number), 1)
+        about = max(nominal_frame(slots.wiring, depth, number), 1)
         leading_B = leading_targets(targets, about, rule.lead)
         slots.load(video_BTCHW[:, number - 1], targets_at(targets, about), weights_TB[number - 1], leading_B)
         tick(number)
@@ -237,4 +237,4 @@ def run_slots(
     empty = slots.output_BK.new_zeros(len(lengths_B), 0, 0)
     logits_BNK = torch.stack(outputs, dim=1) if outputs else empty
     total_loss = torch.stack(losses).sum() if losses else empty.sum()
-    return ClipSums(total_loss, logits_BNK, valid_outputs(rule, depth, frames, lengths_B), summed)
+    return ClipSums(total_loss, logits_BNK, valid_outputs(rule, slots.wiring, frames, lengths_B), summed)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lightning_modules.execution.placement import Channel, Placement, message_ticks
 from lightning_modules.networks.unit_network import UnitNetwork
-from lightning_modules.networks.wiring import INPUT
+from lightning_modules.networks.wiring import INPUT, Wiring
 from lightning_modules.rules.rule import Rule
 
 
@@ -176,19 +176,19 @@ def clip_routes(
         if executor == "pipelined":
             ticks = message_ticks(placement, channel, rule, frames)
         else:
-            ticks, shape = (0,), torch.Size((ticks_of(rule, channel.unit, frames), *shape))
+            ticks, shape = (0,), torch.Size((ticks_of(rule, network.wiring, channel.unit, frames), *shape))
         if ticks:
             routes[channel] = Route(ticks, shape, video_BTCHW.dtype)
     return routes
 
 
-def first_tick(rule: Rule, unit: int) -> int:
+def first_tick(rule: Rule, wiring: Wiring, unit: int) -> int:
     """First tick of a unit's outputs where all ticks are worked on at once; 0 for the pipeline's frames."""
     if unit == INPUT:
         return 1 - rule.forward_shift
-    return unit if rule.forward_shift else 1
+    return wiring.position(unit) if rule.forward_shift else 1
 
 
-def ticks_of(rule: Rule, unit: int, frames: int) -> int:
+def ticks_of(rule: Rule, wiring: Wiring, unit: int, frames: int) -> int:
     """Number of ticks S at which a unit has an output; all T for the frames."""
-    return frames if unit == INPUT else frames - first_tick(rule, unit) + 1
+    return frames if unit == INPUT else frames - first_tick(rule, wiring, unit) + 1

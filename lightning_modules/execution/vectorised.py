@@ -32,7 +32,7 @@ def _first_used_tick(rule: Rule, network: UnitNetwork, unit: int) -> int:
     """Return the first tick whose gradient a unit uses: before it no graph is needed."""
     if rule.forwards_gradients and unit != INPUT:
         return first_gradient_tick(network.wiring, unit)
-    return first_tick(rule, unit)
+    return first_tick(rule, network.wiring, unit)
 
 
 def _split(rule: Rule, network: UnitNetwork, unit: int, frames: int) -> tuple[range, range]:
@@ -40,7 +40,7 @@ def _split(rule: Rule, network: UnitNetwork, unit: int, frames: int) -> tuple[ra
 
     They are split only where most need none: joining the outputs is a copy, which autograd keeps beside the part.
     """
-    first, end = first_tick(rule, unit), frames + 1
+    first, end = first_tick(rule, network.wiring, unit), frames + 1
     graph = min(_first_used_tick(rule, network, unit), end)
     if 2 * (graph - first) < end - first:
         graph = first
@@ -69,17 +69,18 @@ def _messages(
     """Return a unit's messages at some ticks, each (S*B, C, H, W), and (S, B)."""
     # With a stash the gradient is about the tick whose message it is: exact backprop's shift.
     backward = -rule.forward_shift if rule.stash == "exact" else rule.backward_shift
+    wiring = network.wiring
     messages_SB = [
         edge(
-            outputs[source] if network.wiring.carries_gradient(source, unit) else outputs[source].detach(),
-            source_first=first_tick(rule, source),
+            outputs[source] if wiring.carries_gradient(source, unit) else outputs[source].detach(),
+            source_first=first_tick(rule, wiring, source),
             reader_first=ticks.start,
             last=ticks[-1],
-            forward=rule.forward_shift,
-            backward=backward,
+            forward=rule.forward_shift * wiring.delay(source, unit),
+            backward=backward * wiring.delay(source, unit),
             used_from=_first_used_tick(rule, network, source),
         )
-        for source in network.wiring.sources_of(unit)
+        for source in wiring.sources_of(unit)
     ]
     return [m.flatten(0, 1) for m in messages_SB], messages_SB[0].shape[:2]
 
@@ -213,7 +214,7 @@ def run_vectorised(
     check_gives_output(network, rule, video_BTCHW.shape[1])
     stage = stage or Stage(whole(network.wiring))
     outputs, back = _stage_outputs(network, video_BTCHW, rule, lengths_B, stage)
-    valid_BN = valid_outputs(rule, network.depth, video_BTCHW.shape[1], lengths_B)
+    valid_BN = valid_outputs(rule, network.wiring, video_BTCHW.shape[1], lengths_B)
     if not stage.has_output:
         gradients = _stage_gradients(network, stage, outputs, back, None)
         empty = torch.zeros(len(lengths_B), 0, 0, dtype=video_BTCHW.dtype, device=lengths_B.device)

@@ -249,7 +249,7 @@ def passes_done(contestant: Contestant, wiring: Wiring) -> float:
     if contestant.rule != "sideways":
         return 1.0
     units, frames = range(1, wiring.depth + 1), contestant.frames
-    forward = sum(frames - first_output_tick(i) + 1 for i in units)
+    forward = sum(frames - first_output_tick(wiring, i) + 1 for i in units)
     if contestant.stash == "exact":
         return (forward + 3 * wiring.depth * (frames - wiring.depth + 1)) / (3 * wiring.depth * frames)
     backward = sum(max(0, frames - first_gradient_tick(wiring, i) + 1) for i in units)

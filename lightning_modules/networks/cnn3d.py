@@ -14,6 +14,7 @@ def cnn3d(
 ) -> ClipNetwork:
     """Return the 3D CNN: five units that halve space three times and keep time, pool, linear."""
     layers: list[nn.Module] = []
+    blocks = []
     channels = in_channels
     for i, c in enumerate(_CHANNELS):
         out = scaled(c, width)
@@ -21,4 +22,5 @@ def cnn3d(
         layers += [nn.Conv3d(channels, out, 3, stride=stride, padding=1, bias=False), group_norm(out)]
         layers.append(make_activation(activation))
         channels = out
-    return ClipNetwork(nn.Sequential(*layers), nn.Linear(channels, num_classes), pool)
+        blocks.append((3, out))
+    return ClipNetwork(nn.Sequential(*layers), nn.Linear(channels, num_classes), pool, blocks)

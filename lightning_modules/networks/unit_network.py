@@ -11,13 +11,14 @@ differ. P and C belong to the receiving unit: their parameters are the unit's. U
 (GroupNorm, never BatchNorm), so that all ticks of a clip may pass through a unit at once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules.layers.vector_quantiser import VectorQuantiser
 from lightning_modules.networks.wiring import INPUT, Wiring
 
 
@@ -75,12 +76,21 @@ class Unit(nn.Module):
     Args:
         merge: brings the messages to one shape.
         body: the unit's function f_i, from (N, C, H, W) to (N, C', H', W'), or to (N, K) for a classifier's last unit.
+
+    Attributes:
+        head: of a module's last unit, see local_modules.py: from its output to an answer of the module's own.
+        quantiser: of a unit that another module reads: what is sent to it is quantised.
     """
+
+    head: nn.Module | None
+    quantiser: VectorQuantiser | None
 
     def __init__(self, merge: Merge, body: nn.Module) -> None:
         super().__init__()
         self.merge = merge
         self.body = body
+        self.head = None
+        self.quantiser = None
 
     def forward(self, messages: Sequence[Tensor]) -> Tensor:
         """Return h_i for one message per source, the chain neighbour's first."""
@@ -108,7 +118,7 @@ class UnitNetwork(nn.Module):
                 f"wiring {wiring.name!r} has {wiring.depth} units, the network {len(specs)}; make them equal"
             )
         self.wiring = wiring
-        channels = [in_channels, *(spec.out_channels for spec in specs)]
+        self.channels = channels = [in_channels, *(spec.out_channels for spec in specs)]
         self.units = nn.ModuleList()
         for number, spec in enumerate(specs, start=1):
             merge = Merge([channels[j] for j in wiring.sources_of(number)], wiring.merge)
@@ -129,6 +139,54 @@ class UnitNetwork(nn.Module):
         """Return the parameters of a unit (1-based) by their names in `named_parameters()`."""
         prefix = f"units.{number - 1}."
         return {prefix + name: p for name, p in self.unit(number).named_parameters()}
+
+    @property
+    def module_count(self) -> int:
+        """Number of modules, J; 0 where the units are not put together in modules."""
+        return len(self.wiring.modules)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether modules learn by losses of their own."""
+        return self.wiring.gradients == "local"
+
+    def module_units(self, module: int) -> range:
+        """Return the units of a module (1-based)."""
+        end = sum(self.wiring.modules[:module])
+        return range(end - self.wiring.modules[module - 1] + 1, end + 1)
+
+    def module_head(self, module: int) -> nn.Module | None:
+        """Return a module's head; None for the last module, whose last unit answers."""
+        return self.unit(self.module_units(module)[-1]).head
+
+    def module_sources(self, module: int) -> tuple[int, ...]:
+        """Return what a module reads from outside, the frame (0) or units of lower modules, in order."""
+        units = self.module_units(module)
+        return tuple(sorted({j for i in units for j in self.wiring.sources_of(i)} - set(units)))
+
+    def module_outputs(self, module: int) -> tuple[int, ...]:
+        """Return the units of a module that higher modules read."""
+        units = self.module_units(module)
+        return tuple(i for i in units if any(j == i and reader not in units for j, reader in self.wiring.edges()))
+
+    def quantiser(self, unit: int) -> VectorQuantiser | None:
+        """Return what quantises a unit's output on its way to other modules, if anything does."""
+        return self.unit(unit).quantiser
+
+    def module_forward(self, module: int, messages: Mapping[int, Tensor]) -> tuple[dict[int, Tensor], Tensor]:
+        """Return the outputs that higher modules read, and the module's answer: its head's, or its last unit's.
+
+        Args:
+            module: number, 1-based.
+            messages: by source, frames (N, C, H, W) of one tick or of several.
+        """
+        outputs = dict(messages)
+        units = self.module_units(module)
+        for number in units:
+            outputs[number] = self.unit(number)([outputs[j] for j in self.wiring.sources_of(number)])
+        head = self.module_head(module)
+        answer = outputs[units[-1]]
+        return {i: outputs[i] for i in self.module_outputs(module)}, answer if head is None else head(answer)
 
     def forward(self, frames_NCHW: Tensor) -> Tensor:
         """Return the output of the ordinary per-frame network, every unit on the same frame."""

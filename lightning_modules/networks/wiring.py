@@ -32,6 +32,12 @@ past inputs, 2 x hops + 1 of them instead of 2 (D - i) + 1, and no message that 
 
 The price of both: what the other edges would bring is missing, on a constant video too, so that "constant video equals
 backprop" holds against backprop over the same edges only.
+
+Units may be put together in modules, which take the unit's place in the clock: all units of a module work in one tick
+on the same frame, and a message takes a tick where it goes from one module to another. `gradients: local` keeps
+gradients inside modules (Decoupled Greedy Learning, rules/greedy.py):
+
+    modules 2,2     module 1: 1 <- 0   2 <- 1  |  module 2: 3 <- 2 , 1   4 <- 3 , 2        | messages, no gradients
 """
 
 from collections.abc import Iterator
@@ -43,7 +49,7 @@ from typing import Literal, get_args
 Merge = Literal["sum", "concat"]
 WIRINGS = ("chain", "residual", "concat", "dense", "input")  # of every network of units
 PREDICTOR_WIRINGS = (*WIRINGS, "unet")  # of encoder-decoder networks
-GradientEdges = Literal["all", "newest", "shortest"]
+GradientEdges = Literal["all", "newest", "shortest", "local"]
 INPUT = 0
 
 
@@ -55,27 +61,34 @@ class Wiring:
         name: one of `PREDICTOR_WIRINGS`, or a name of your own.
         sources: `sources[i - 1]` lists what unit i reads, its chain neighbour i - 1 first; 0 is the frame.
         merge: `sum` adds the messages, `concat` puts their channels side by side.
-        gradients: `all` edges carry gradients back, only those of each unit's `newest` message, or only those of each
-            unit's `shortest` path to the last one.
+        gradients: `all` edges carry gradients back, only those of each unit's `newest` message, only those of each
+            unit's `shortest` path to the last one, or only `local` ones, inside modules.
+        modules: number of units in each module, the lowest first; none: every unit has a tick of its own.
 
     Raises:
         ValueError: a unit does not read its chain neighbour first, or reads a unit that is not below it, or a unit
-            would get no gradient.
+            would get no gradient, or modules that are not all units, at least one each.
     """
 
     name: str
     sources: tuple[tuple[int, ...], ...]
     merge: Merge = "concat"
     gradients: GradientEdges = "all"
+    modules: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.modules and (min(self.modules) < 1 or sum(self.modules) != self.depth):
+            raise ValueError(
+                f"modules of {list(self.modules)} units make {sum(self.modules)}; the network has {self.depth} units, "
+                "and each module needs at least one"
+            )
         for unit, sources in enumerate(self.sources, start=1):
             if not sources or sources[0] != unit - 1:
                 raise ValueError(f"unit {unit} reads {sources}; its chain neighbour {unit - 1} must come first")
             if len(set(sources)) != len(sources) or not all(0 <= j < unit for j in sources):
                 raise ValueError(f"unit {unit} reads {sources}; expected distinct units from 0 to {unit - 1}")
         if self.gradients not in get_args(GradientEdges):
-            known = ", ".join(get_args(GradientEdges))
+            known = ", ".join(name for name in get_args(GradientEdges) if name != "local")
             raise ValueError(f"gradient edges {self.gradients!r} are unknown; expected one of {known}")
         without = [unit for unit in range(1, self.depth + 1) if not self.gradient_paths(unit)]
         if without:
@@ -91,17 +104,32 @@ class Wiring:
 
     @property
     def lmin(self) -> int:
-        """Hops of the shortest path from the frame to the output, Lmin."""
+        """Ticks of the shortest path from the frame to the output, Lmin."""
         return min(self.path_lengths(self.depth))
 
     def sources_of(self, unit: int) -> tuple[int, ...]:
         """What a unit reads (1-based), its chain neighbour first."""
         return self.sources[unit - 1]
 
+    def position(self, unit: int) -> int:
+        """The unit's place in the clock, from 1: its number, or that of its module."""
+        return _positions(self)[unit]
+
+    @property
+    def length(self) -> int:
+        """Ticks from the frame's arrival to the output along the chain: D, or the number of modules."""
+        return self.position(self.depth)
+
+    def delay(self, source: int, unit: int) -> int:
+        """Ticks that a message takes: one, or none inside a module; the frame comes to every unit as a message."""
+        return 1 if source == INPUT or self.position(source) != self.position(unit) else 0
+
     def carries_gradient(self, source: int, unit: int) -> bool:
         """Whether a unit sends a gradient back over an edge: never to the frame [D, see the top of this file]."""
         if source == INPUT:
             return False
+        if self.gradients == "local":
+            return not self.delay(source, unit)
         if self.gradients == "shortest":
             return unit == _next_on_shortest_path(self, source)
         return self.gradients == "all" or unit == self.depth or source == min(self.sources_of(unit))
@@ -113,17 +141,28 @@ class Wiring:
                 yield source, unit
 
     def path_lengths(self, unit: int) -> frozenset[int]:
-        """Lengths in hops of all paths from the frame to a unit; `max` is the unit's number, `min` its Lmin."""
+        """Lengths in ticks of all paths from the frame to a unit; `max` is the unit's position, `min` its Lmin."""
         return _path_lengths(self, unit)
 
     def gradient_paths(self, unit: int) -> frozenset[int]:
-        """Lengths in hops of all paths that bring a unit gradients from the last unit; {0} for the last unit itself."""
+        """Lengths in ticks of all paths that bring a unit gradients from the last unit; {0} for the last unit itself.
+
+        With `local` gradients those from the last unit of its module: {0} for all.
+        """
         return _gradient_paths(self, unit)
 
     @property
     def has_skips(self) -> bool:
         """Whether any unit reads more than its chain neighbour."""
         return any(len(sources) > 1 for sources in self.sources)
+
+
+@cache
+def _positions(wiring: Wiring) -> tuple[int, ...]:
+    """Return the position of the frame, 0, and of every unit."""
+    if not wiring.modules:
+        return tuple(range(wiring.depth + 1))
+    return (0, *(number for number, units in enumerate(wiring.modules, start=1) for _ in range(units)))
 
 
 def _readers(wiring: Wiring, unit: int) -> list[int]:
@@ -134,7 +173,8 @@ def _readers(wiring: Wiring, unit: int) -> list[int]:
 def _path_lengths(wiring: Wiring, unit: int) -> frozenset[int]:
     if unit == INPUT:
         return frozenset({0})
-    return frozenset(n + 1 for source in wiring.sources_of(unit) for n in _path_lengths(wiring, source))
+    sources = wiring.sources_of(unit)
+    return frozenset(n + wiring.delay(source, unit) for source in sources for n in _path_lengths(wiring, source))
 
 
 @cache
@@ -151,10 +191,10 @@ def _next_on_shortest_path(wiring: Wiring, unit: int) -> int:
 
 @cache
 def _gradient_paths(wiring: Wiring, unit: int) -> frozenset[int]:
-    if unit == wiring.depth:
+    if unit == wiring.depth or wiring.gradients == "local":
         return frozenset({0})
     readers = [i for i in _readers(wiring, unit) if wiring.carries_gradient(unit, i)]
-    return frozenset(n + 1 for reader in readers for n in _gradient_paths(wiring, reader))
+    return frozenset(n + wiring.delay(unit, reader) for reader in readers for n in _gradient_paths(wiring, reader))
 
 
 def _sources(name: str, unit: int, depth: int, reach: int | None) -> tuple[int, ...]:

@@ -43,5 +43,6 @@ def x3d(
     )
     _with_silu(model)
     blocks = list(model.blocks)[:-1]
-    channels = [m.num_features for m in blocks[-1].modules() if isinstance(m, nn.BatchNorm3d)][-1]
-    return ClipNetwork(nn.Sequential(*blocks), nn.Linear(channels, num_classes), pool)
+    channels = [[m.num_features for m in block.modules() if isinstance(m, nn.BatchNorm3d)][-1] for block in blocks]
+    cut = [(1, number) for number in channels]
+    return ClipNetwork(nn.Sequential(*blocks), nn.Linear(channels[-1], num_classes), pool, cut)

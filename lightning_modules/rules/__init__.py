@@ -1,15 +1,30 @@
-"""How gradients are found: exact backprop in three forms, and Sideways."""
+"""How gradients are found: exact backprop in three forms, Sideways, and local losses."""
 
+from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import get_args
+from typing import cast, get_args
 
 from lightning_modules.rules.backprop import backprop, backprop_frame, backprop_shifted
+from lightning_modules.rules.greedy import Order, Replay, greedy, greedy_frame
 from lightning_modules.rules.rule import Rule, Stash, Update
 from lightning_modules.rules.sideways import sideways
 
-RULES = ("backprop_frame", "backprop_shifted", "backprop", "sideways")
+RULES = ("backprop_frame", "backprop_shifted", "backprop", "sideways", "greedy", "greedy_frame")
+LOCAL = ("greedy", "greedy_frame")
+ORDERS = get_args(Order)
 
-__all__ = ["RULES", "Rule", "backprop", "backprop_frame", "backprop_shifted", "make_rule", "sideways"]
+__all__ = [
+    "RULES",
+    "Replay",
+    "Rule",
+    "backprop",
+    "backprop_frame",
+    "backprop_shifted",
+    "greedy",
+    "greedy_frame",
+    "make_rule",
+    "sideways",
+]
 
 
 def _check(name: str, update: str, stash: str, drain: bool, lead: int) -> None:
@@ -22,7 +37,8 @@ def _check(name: str, update: str, stash: str, drain: bool, lead: int) -> None:
     if stash not in get_args(Stash):
         raise ValueError(f"stash {stash!r} is unknown; expected 'none' or 'exact'")
     if stash != "none" and name != "sideways":
-        raise ValueError(f"stash={stash!r} with rule {name!r}, which is exact already; leave stash out")
+        why = "whose modules learn by themselves" if name in LOCAL else "which is exact already"
+        raise ValueError(f"stash={stash!r} with rule {name!r}, {why}; leave stash out")
     if not drain and stash != "exact":
         raise ValueError(
             f"drain=False with stash {stash!r}, where nothing is drained; use stash='exact', or leave drain out"
@@ -41,13 +57,64 @@ def _check(name: str, update: str, stash: str, drain: bool, lead: int) -> None:
         )
 
 
-def make_rule(name: str, *, update: Update = "clip", stash: Stash = "none", drain: bool = True, lead: int = 0) -> Rule:
+def _replay(
+    name: str, update: str, size: int, order: str, max_reuse: int | None, slow_down: float | Sequence[float]
+) -> Replay | None:
+    """Return the buffers that were asked for; None where modules wait for those below.
+
+    Raises:
+        ValueError: options that make no sense, or have no effect.
+    """
+    slow_downs = (slow_down,) if isinstance(slow_down, int | float) else tuple(slow_down)
+    if not size:
+        chosen = {"replay_order": order != ORDERS[0], "max_reuse": max_reuse is not None, "slow_down": slow_down != 1}
+        if without := [option for option, is_chosen in chosen.items() if is_chosen]:
+            raise ValueError(f"{without[0]} without replay buffers; use replay 1 or more, or leave {without[0]} out")
+        return None
+    if name not in LOCAL:
+        raise ValueError(
+            f"replay={size} with rule {name!r}, whose units wait for one another's messages; leave replay out, or use "
+            "rule 'greedy'"
+        )
+    if update != "clip":
+        raise ValueError(f"replay={size} with update {update!r}: buffers hold whole clips; use update 'clip'")
+    if order not in ORDERS:
+        raise ValueError(f"replay_order {order!r} is unknown; expected one of {', '.join(ORDERS)}")
+    return Replay(size, cast(Order, order), max_reuse, () if slow_downs == (1,) else slow_downs)
+
+
+def make_rule(
+    name: str,
+    *,
+    update: Update = "clip",
+    stash: Stash = "none",
+    drain: bool = True,
+    lead: int = 0,
+    replay: int = 0,
+    replay_order: str = "priority-lifo",
+    max_reuse: int | None = None,
+    slow_down: float | Sequence[float] = 1.0,
+) -> Rule:
     """Return a rule by name.
+
+    Args:
+        name: one of `RULES`.
+        update: see `Rule`; so are stash, drain and lead.
+        stash: see update.
+        drain: see update.
+        lead: see update.
+        replay: of greedy rules: minibatches that the buffer below each module holds; 0: modules wait for those below.
+        replay_order: priority-lifo or reference.
+        max_reuse: how often a minibatch is drawn at most.
+        slow_down: simulated, of all modules or of each, the lowest first: 1 or more.
 
     Raises:
         ValueError: an unknown name, or options that make no sense for the rule.
     """
     _check(name, update, stash, drain, lead)
+    buffers = _replay(name, update, replay, replay_order, max_reuse, slow_down)
+    if name in LOCAL:
+        return greedy(update, buffers) if name == "greedy" else greedy_frame(update, buffers)
     if name == "sideways":
         return sideways(update, stash, drain, lead)
     if name == "backprop_frame":

@@ -6,12 +6,16 @@ An edge of the network carries messages from a unit to a unit that reads it. Rea
     backprop_frame        0         0         the ordinary network on each frame
     backprop_shifted     +1        -1         exact: a gradient returns to the tick whose message it is about
     sideways             +1        +1         the gradient travels on in time, to the unit's newest input
+    greedy               +1        none       no gradient crosses an edge between modules
 
 That one sign is the whole difference between exact backprop of the pipelined network and Sideways (methods.md 3 [D]).
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from lightning_modules.rules.greedy import Replay
 
 Update = Literal["clip", "frame"]
 Stash = Literal["none", "exact"]
@@ -32,6 +36,8 @@ class Rule:
         whole_clip: the rule's network takes the clip as one input (3D networks).
         lead: Sideways without a stash, targets for each frame: frames by which the target behind the gradients that
             the last unit sends is newer than its output; see sideways.py.
+        local: every module has a loss of its own, and no gradient crosses from one to another; see greedy.py.
+        replay: local losses only: modules draw minibatches from buffers, and do not wait for those below.
     """
 
     name: str
@@ -42,11 +48,19 @@ class Rule:
     drain: bool = True
     whole_clip: bool = False
     lead: int = 0
+    local: bool = False
+    replay: "Replay | None" = None
 
     @property
     def forwards_gradients(self) -> bool:
         """Whether gradients travel forward in time: Sideways without a stash."""
         return self.backward_shift > 0 and self.stash == "none"
+
+    def stage_executor(self, executor: str) -> str:
+        """Return the executor that several stages use: tick by tick where gradients come back, so that none waits."""
+        if self.backward_shift > 0:
+            return "pipelined"
+        return executor if self.local else "vectorised"
 
     @property
     def drains(self) -> bool:
@@ -56,4 +70,4 @@ class Rule:
     @property
     def pipelines(self) -> bool:
         """Whether units may work tick by tick without waiting for one another."""
-        return self.backward_shift > 0
+        return self.backward_shift > 0 or (self.local and self.forward_shift > 0 and self.replay is None)

@@ -59,8 +59,8 @@ def test_fit_help_costs_at_most_two_seconds_above_importing_lightning():
         (["fit"], "add --data MovingDigits"),
         (
             ["fit", "--data=Nope"],
-            "ActionRecognition, FutureFrames, HMDB51, Kinetics400, Kinetics600, MovingDigits, UCF101, VideoFolder, "
-            "Weizmann",
+            "ActionRecognition, CIFAR10, FutureFrames, HMDB51, Kinetics400, Kinetics600, MovingDigits, UCF101, "
+            "VideoFolder, Weizmann",
         ),
         (["fit", "--data=MovingDigits", "--data.siz=3"], "Did you mean size?"),
         (["fit", "--data=MovingDigits", "--trainer.max_ep=3"], "Did you mean --trainer.max_epochs?"),

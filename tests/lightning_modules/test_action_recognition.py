@@ -29,6 +29,13 @@ METHODS = {
     "sideways stash undrained": {**PIPELINED, "stash": "exact", "drain": False, "wiring": "residual"},
     "sideways update frame": {**PIPELINED, "update": "frame", "wiring": "dense", "lr": 1e-3},
     "sideways stash update frame": {**PIPELINED, "update": "frame", "stash": "exact", "lr": 1e-3},
+    "greedy": {"rule": "greedy"},
+    "greedy dense, two modules": {"rule": "greedy", "wiring": "dense", "modules": 2, "head": "mlp"},
+    "greedy pipelined": {"rule": "greedy", "executor": "pipelined", "wiring": "residual"},
+    "greedy update frame": {"rule": "greedy", "executor": "pipelined", "update": "frame", "lr": 1e-3},
+    "greedy quantised": {"rule": "greedy", "wiring": "concat", "vq_groups": 2, "vq_codes": 16},
+    "greedy cnn3d": {"rule": "greedy", "network": "cnn3d", "depth": None, "modules": 2, "head": "cnn"},
+    "greedy_frame": {"rule": "greedy_frame"},
     "frozen": {"rule": "backprop_shifted", "wiring": "dense", "train_units": "last"},
 }
 

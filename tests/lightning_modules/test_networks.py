@@ -172,5 +172,5 @@ def test_3d_network_gives_every_parameter_a_gradient(clip_networks, name):
     )
     assert set(result.gradients) == {n for n, _ in network.named_parameters()} == set(network.unit_parameters(1))
     network.eval()
-    with pytest.raises(ValueError, match="it has one unit"):
+    with pytest.raises(ValueError, match="it has 1, numbered from 1"):
         network.unit_parameters(2)

@@ -50,7 +50,7 @@ def test_receptive_field_spans_depth_minus_shortest_path_plus_one(wiring_name: s
     frames = schedule.frames_read(wiring, depth, tick)
     shortest = min(wiring.path_lengths(depth))
     assert max(frames) - min(frames) + 1 == depth - shortest + 1
-    assert min(frames) == schedule.nominal_frame(depth, tick) == tick - depth + 1
+    assert min(frames) == schedule.nominal_frame(wiring, depth, tick) == tick - depth + 1
     assert max(frames) == schedule.newest_frame(wiring, depth, tick) == tick - shortest + 1
 
 

@@ -1,0 +1,436 @@
+"""Local losses (rules/greedy.py): each module in turn, forward, loss and gradient, then its detached messages go up.
+
+    clips -> module 1 -- messages --> module 2 -- messages --> ... module J
+               |                        |                        |
+             answer, loss             answer, loss             answer, loss         only one module's graph at a time
+
+Vectorised, a module works on all ticks of its clips at once; an edge between modules is a shift by one tick forward,
+and has no way back. Pipelined, all modules work at each tick on the messages of the tick before. Both give the same
+numbers (methods.md section 4 [C]; the clock [D]), and so do several stages: each process does this for its own modules,
+receives what they read and sends what others read. A stage never waits for one above it.
+
+What goes from one module to another is quantised where the sending unit has a quantiser; its codebook stays as it is
+until the batch is over, and then makes one step.
+
+Shape legend: B clips, T frames, S ticks of one module's answers, N any number of frames, C channels, H and W height and
+width, K numbers of an answer.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_modules.execution.clip_loss import Answer, Loss, joined_targets, last_targets, targets_at, valid_ticks
+from lightning_modules.execution.pipeline_state import PipelineState
+from lightning_modules.execution.schedule import target_frame
+from lightning_modules.execution.stage import Stage, first_tick
+from lightning_modules.networks.clip_network import ClipNetwork
+from lightning_modules.networks.unit_network import UnitNetwork
+from lightning_modules.networks.wiring import INPUT
+from lightning_modules.rules.rule import Rule
+
+Network = UnitNetwork | ClipNetwork
+OnTick = Callable[[Mapping[str, Tensor]], None]
+
+
+@dataclass
+class Clips:
+    """What modules read of some clips, at all their ticks at once.
+
+    Args:
+        messages: by source, (S, B, C, H, W) from the source's first tick on; of networks that take whole clips
+            (B, C, T, H, W).
+        targets: labels (B,), or one target for each nominal frame (B, T, ...).
+        lengths_B: real frames of each clip.
+        frames: length of the clips, T.
+        rows_B: which clips of the batch these are.
+    """
+
+    messages: dict[int, Tensor]
+    targets: Tensor
+    lengths_B: Tensor
+    frames: int
+    rows_B: Tensor
+
+
+@dataclass
+class ModulePass:
+    """What a module made of some clips: sums over its valid (clip, tick) pairs.
+
+    Args:
+        sent: detached outputs that higher modules read, by unit, as in `Clips`.
+        loss: summed.
+        logits_BSK: its answers.
+        valid_BS: which of them count.
+        gradients: summed, by parameter name; none where nothing is learnt.
+    """
+
+    sent: dict[int, Tensor]
+    loss: Tensor
+    logits_BSK: Tensor
+    valid_BS: Tensor
+    gradients: dict[str, Tensor]
+
+
+def whole_batch(network: Network, video_BTCHW: Tensor, targets: Tensor, lengths_B: Tensor) -> list[Clips]:
+    """Return a batch as modules read it: of networks that take whole clips, clips of one length together.
+
+    The reason is `ClipNetwork.forward`'s: padding cannot be masked after the fact.
+    """
+    rows_B = torch.arange(len(lengths_B), device=lengths_B.device)
+    frames = video_BTCHW.shape[1]
+    if isinstance(network, UnitNetwork):
+        messages = {} if video_BTCHW.is_meta else {INPUT: video_BTCHW.transpose(0, 1).contiguous()}
+        return [Clips(messages, targets, lengths_B, frames, rows_B)]
+    parts = []
+    for length in lengths_B.unique().tolist():
+        rows = (lengths_B == length).nonzero().squeeze(1)
+        video = video_BTCHW[rows, : max(length, 1)].transpose(1, 2)
+        parts.append(Clips({INPUT: video}, targets[rows], lengths_B[rows], max(length, 1), rows))
+    return parts
+
+
+def trainable(network: Network, module: int) -> dict[str, Tensor]:
+    """Return the trainable parameters of a module's units and head, by name."""
+    parameters = (network.unit_parameters(unit) for unit in network.module_units(module))
+    return {name: p for found in parameters for name, p in found.items() if p.requires_grad}
+
+
+def summed_loss(answer_NK: Tensor, targets_N: Tensor, weight_N: Tensor, loss: Loss) -> Tensor:
+    """Return the weighted sum of the losses; frames are compared at the answer's own resolution [D]."""
+    if answer_NK.dim() == 4 and answer_NK.shape[-2:] != targets_N.shape[-2:]:
+        targets_N = F.adaptive_avg_pool2d(targets_N, (answer_NK.shape[-2], answer_NK.shape[-1]))
+    return (loss(answer_NK, targets_N) * weight_N).sum()
+
+
+def _sent(network: Network, outputs: Mapping[int, Tensor], *, learn: bool) -> dict[int, Tensor]:
+    """Return outputs as other modules read them: detached, and quantised where the unit has a quantiser."""
+    sent = {}
+    for unit, output in outputs.items():
+        quantiser = network.quantiser(unit)
+        sent[unit] = output.detach() if quantiser is None else quantiser(output.detach(), learn=learn)
+    return sent
+
+
+def _gradients(network: Network, module: int, total: Tensor) -> dict[str, Tensor]:
+    parameters = trainable(network, module)
+    if not parameters or not total.requires_grad:
+        return {}
+    found = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    return {name: g for name, g in zip(parameters, found, strict=True) if g is not None}
+
+
+def module_pass(
+    network: Network, module: int, clips: Clips, rule: Rule, loss: Loss | None, *, learn: bool = True
+) -> ModulePass:
+    """Do one module's work on some clips, all ticks at once [C, methods.md section 4].
+
+    Args:
+        network: cut into modules.
+        module: number, 1-based.
+        clips: with the messages of all its sources.
+        rule: one with local losses.
+        loss: None: answers only.
+        learn: find gradients, and let quantisers gather what they learn from.
+    """
+    learn = learn and loss is not None
+    with torch.set_grad_enabled(learn):
+        if isinstance(network, ClipNetwork):
+            shape = None
+            outputs, answer_BK = network.module_forward(module, clips.messages)
+            answers_SBK, about = answer_BK[None], [1]
+            valid_BS = clips.lengths_B[:, None] > 0
+        else:
+            first = first_tick(rule, network.wiring, network.module_units(module)[-1])
+            ticks = range(first, clips.frames + 1)
+            messages = {j: _at_ticks(network, module, j, clips, rule, ticks) for j in network.module_sources(module)}
+            shape = (len(ticks), len(clips.lengths_B))
+            outputs, answer_NK = network.module_forward(module, messages)
+            answers_SBK = answer_NK.unflatten(0, shape)
+            about = [asked_frame(network, module, rule, tick) for tick in ticks]
+            valid_BS = valid_ticks(first, clips.frames, clips.lengths_B)
+            if clips.targets.dim() > 1:
+                valid_BS = valid_BS & (torch.tensor(about, device=valid_BS.device) >= 1)
+        total = answers_SBK.new_zeros(())
+        if loss is not None:
+            targets_SB = torch.stack([targets_at(clips.targets, max(frame, 1)) for frame in about])
+            weight_SB = valid_BS.T.to(answers_SBK.dtype)
+            total = summed_loss(answers_SBK.flatten(0, 1), targets_SB.flatten(0, 1), weight_SB.flatten(), loss)
+    gradients = _gradients(network, module, total) if learn else {}
+    sent = _sent(network, outputs, learn=learn)
+    if shape is not None:
+        sent = {unit: x.unflatten(0, shape) for unit, x in sent.items()}
+    return ModulePass(sent, total.detach(), answers_SBK.detach().transpose(0, 1), valid_BS, gradients)
+
+
+def _at_ticks(network: UnitNetwork, module: int, source: int, clips: Clips, rule: Rule, ticks: range) -> Tensor:
+    """Return a source's messages that a module reads at its ticks, (S * B, C, H, W)."""
+    delay = rule.forward_shift  # between modules, and from the frame
+    start = ticks.start - delay - first_tick(rule, network.wiring, source)
+    return clips.messages[source][start : start + len(ticks)].flatten(0, 1)
+
+
+def asked_frame(network: UnitNetwork, module: int, rule: Rule, tick: int) -> int:
+    """Return the nominal frame whose target a module's answer of a tick is compared with; below 1 there is none [D]."""
+    top = network.module_units(module)[-1]
+    return target_frame(network.wiring, top, tick) if rule.forward_shift else tick
+
+
+def mean_answer(passes: Iterable[ModulePass], clips: Iterable[Clips], batch: int) -> Answer:
+    """Return a module's answers for the whole batch, in the batch's order, with the mean loss."""
+    passes, clips = list(passes), list(clips)
+    count = sum(p.valid_BS.sum() for p in passes)
+    loss = sum((p.loss for p in passes), passes[0].loss.new_zeros(())) / max(int(count), 1)
+    order = torch.cat([part.rows_B for part in clips]).argsort()
+    logits = torch.cat([p.logits_BSK for p in passes])[order]
+    assert len(logits) == batch
+    return Answer(loss, logits, torch.cat([p.valid_BS for p in passes])[order])
+
+
+def mean_gradients(passes: Iterable[ModulePass]) -> dict[str, Tensor]:
+    """Return the mean of a module's gradients over its valid (clip, tick) pairs; nothing where it has none."""
+    passes = list(passes)
+    count = sum(int(p.valid_BS.sum()) for p in passes)
+    if not count:
+        return {}
+    names = {name for p in passes for name in p.gradients}
+    return {n: torch.stack([p.gradients[n] for p in passes if n in p.gradients]).sum(0) / count for n in sorted(names)}
+
+
+def stage_modules(network: Network, stage: Stage | None) -> list[int]:
+    """Return the modules that work in a stage."""
+    modules = range(1, network.module_count + 1)
+    return [j for j in modules if stage is None or network.module_units(j)[-1] in stage.units]
+
+
+def needed_above(network: Network, module: int) -> set[int]:
+    """Return the sources that modules above a module read from it or from below."""
+    modules = range(module + 1, network.module_count + 1)
+    return {j for m in modules for j in network.module_sources(m) if j not in _units_above(network, module)}
+
+
+def _units_above(network: Network, module: int) -> range:
+    return range(network.module_units(module)[-1] + 1, network.module_units(network.module_count)[-1] + 1)
+
+
+def run_vectorised(
+    network: Network,
+    video_BTCHW: Tensor,
+    targets: Tensor,
+    rule: Rule,
+    lengths_B: Tensor,
+    loss: Loss | None,
+    stage: Stage | None = None,
+) -> tuple[dict[int, Answer], dict[str, Tensor]]:
+    """Return each module's answers and the mean gradients of its parameters, all ticks of a module at once.
+
+    With a `stage` those of its modules. Without a `loss` there are no gradients, and nothing is learnt.
+    """
+    parts = whole_batch(network, video_BTCHW, targets, lengths_B)
+    if stage is not None and stage.has_video:
+        _send(stage, INPUT, 0, video_BTCHW.transpose(0, 1))
+    answers, gradients = {}, dict[str, Tensor]()
+    for module in stage_modules(network, stage):
+        if stage is not None:
+            _receive(network, module, stage, parts[0].messages)
+        passes = [module_pass(network, module, part, rule, loss) for part in parts]
+        answers[module] = mean_answer(passes, parts, len(lengths_B))
+        gradients.update(mean_gradients(passes))
+        needed = needed_above(network, module)
+        for part, done in zip(parts, passes, strict=True):
+            part.messages = {j: m for j, m in (part.messages | done.sent).items() if j in needed}
+        if stage is not None:
+            for unit, message in passes[0].sent.items():
+                _send(stage, unit, 0, message)
+        del passes
+    return answers, gradients
+
+
+def _receive(network: Network, module: int, stage: Stage, messages: dict[int, Tensor]) -> None:
+    """Take in what a module reads from other stages."""
+    for source in network.module_sources(module):
+        if source not in messages and (channels := stage.channels("activation", source)):
+            # A copy: modules above may read it after the exchange has used its memory again.
+            messages[source] = stage.receive(channels[0], 0).clone()
+
+
+def _send(stage: Stage, unit: int, tick: int, message: Tensor) -> None:
+    for channel in stage.channels("activation", unit):
+        stage.send(channel, tick, message)
+
+
+class GreedyPipeline:
+    """The modules of a stage tick by tick: each on the messages of the tick before, with a loss of its own.
+
+    Args:
+        network: cut into modules.
+        rule: `greedy`.
+        loss: None: answers only.
+        state: where to go on from; None starts empty.
+        stage: the modules that work here; None: all of them, in one process.
+        frames: length of the clip; needed where there are other stages.
+    """
+
+    def __init__(
+        self,
+        network: UnitNetwork,
+        rule: Rule,
+        loss: Loss | None = None,
+        state: PipelineState | None = None,
+        *,
+        stage: Stage | None = None,
+        frames: int = 0,
+    ) -> None:
+        self.network, self.rule, self.loss = network, rule, loss
+        self.state = state or PipelineState()
+        self.stage = stage
+        self.frames = frames
+        self.modules = stage_modules(network, stage)
+        self._first = {j: network.wiring.position(network.module_units(j)[-1]) for j in self.modules}
+
+    def infer(self, frame_BCHW: Tensor | None) -> Tensor | None:
+        """Take one frame, do one tick of every module, and return the network's output; None before there is one."""
+        return self.tick(frame_BCHW, None, None)[0].get(self.network.module_count)
+
+    def tick(
+        self, frame_BCHW: Tensor | None, targets: Mapping[int, Tensor] | None, weight_B: Tensor | None
+    ) -> tuple[dict[int, Tensor], dict[int, Tensor], dict[str, Tensor]]:
+        """Do one tick of every module.
+
+        Args:
+            frame_BCHW: the new frame; None in stages without the video.
+            targets: by module, what its answer is compared with; modules without one only answer. None: nothing is
+                learnt.
+            weight_B: 1 for clips that have not ended, else 0; None: no clip has.
+
+        Returns:
+            By module: answers (B, ...), and summed losses; summed gradients by parameter name.
+        """
+        self.state.tick += 1
+        if self.stage is not None and self.stage.on_tick_start is not None:
+            self.stage.on_tick_start(self.state.tick)
+        answers, losses, gradients = dict[int, Tensor](), dict[int, Tensor](), dict[str, Tensor]()
+        new: dict[int, Tensor] = {}
+        arrived: dict[int, Tensor] = {}
+        for module in self.modules:
+            if self.state.tick < self._first[module]:
+                continue
+            target = None if targets is None else targets.get(module)
+            learn = targets is not None
+            messages = {j: self._message(j, frame_BCHW, arrived) for j in self.network.module_sources(module)}
+            with torch.set_grad_enabled(target is not None):
+                outputs, answer = self.network.module_forward(module, messages)
+                if target is not None:
+                    assert self.loss is not None
+                    weight_N = answer.new_ones(len(answer)) if weight_B is None else weight_B
+                    total = summed_loss(answer, target, weight_N, self.loss)
+                    losses[module] = total.detach()
+            sent = _sent(self.network, outputs, learn=learn)
+            new.update(sent)
+            self._publish(sent)
+            if target is not None:
+                gradients.update(_gradients(self.network, module, total))
+            answers[module] = answer.detach()
+        self.state.activations = new
+        return answers, losses, gradients
+
+    def _message(self, source: int, frame_BCHW: Tensor | None, arrived: dict[int, Tensor]) -> Tensor:
+        if source == INPUT and (self.stage is None or self.stage.has_video):
+            assert frame_BCHW is not None
+            return frame_BCHW
+        if self.stage is None or source in self.stage.units:
+            return self.state.activations[source]
+        if source not in arrived:
+            (channel,) = self.stage.channels("activation", source)
+            arrived[source] = self.stage.receive(channel, self.state.tick)
+        return arrived[source]
+
+    def _publish(self, sent: Mapping[int, Tensor]) -> None:
+        if self.stage is not None and self.state.tick < self.frames:
+            for unit, message in sent.items():
+                _send(self.stage, unit, self.state.tick + 1, message)
+
+    def send_frame(self, tick: int, frame_BCHW: Tensor) -> None:
+        """Send the frame of a later tick to the other stages that read it."""
+        if self.stage is not None:
+            _send(self.stage, INPUT, tick, frame_BCHW)
+
+
+def run_pipelined(
+    network: UnitNetwork,
+    video_BTCHW: Tensor,
+    targets: Tensor,
+    rule: Rule,
+    lengths_B: Tensor,
+    loss: Loss | None,
+    state: PipelineState | None = None,
+    on_tick: OnTick | None = None,
+    stage: Stage | None = None,
+) -> tuple[dict[int, Answer], dict[str, Tensor], PipelineState]:
+    """Return each module's answers, the mean gradients of its parameters, and the state after the clip, tick by tick.
+
+    With `on_tick` (`update: frame`) each tick's mean gradients are handed over, and none are returned.
+    """
+    frames = video_BTCHW.shape[1]
+    pipeline = GreedyPipeline(network, rule, loss, state, stage=stage, frames=frames)
+    start, shortest = pipeline.state.tick, int(lengths_B.min())
+    has_video = stage is None or stage.has_video
+    targets, before = joined_targets(pipeline.state.targets, targets, start=start)
+    answers: dict[int, list[Tensor]] = {j: [] for j in pipeline.modules}
+    about: dict[int, list[int]] = {j: [] for j in pipeline.modules}
+    losses: dict[int, Tensor] = {}
+    summed: dict[str, Tensor] = {}
+    for tick in range(start + 1, start + frames + 1):
+        frame = tick - start
+        weight_B = None if frame <= shortest else (lengths_B >= frame).to(video_BTCHW.dtype)
+        asked = {j: asked_frame(network, j, rule, tick) for j in pipeline.modules}
+        here = None
+        if loss is not None:
+            here = {j: targets_at(targets, n - before) for j, n in asked.items() if targets.dim() == 1 or n >= 1}
+        if has_video and frame < frames:
+            pipeline.send_frame(tick + 1, video_BTCHW[:, frame])
+        frame_BCHW = video_BTCHW[:, frame - 1].clone() if has_video else None
+        found, totals, gradients = pipeline.tick(frame_BCHW, here, weight_B)
+        for module, answer in found.items():
+            answers[module].append(answer)
+            about[module].append(asked[module])
+        for module, total in totals.items():
+            losses[module] = losses[module] + total if module in losses else total
+        if on_tick is not None:
+            _hand_over(network, gradients, len(lengths_B) if weight_B is None else int(weight_B.sum()), on_tick)
+        else:
+            for name, gradient in gradients.items():
+                summed[name] = summed[name] + gradient if name in summed else gradient
+    if stage is not None and stage.on_clip_end is not None:
+        stage.on_clip_end()
+    pipeline.state.targets = last_targets(targets, network.depth)
+    done, means = dict[int, Answer](), dict[str, Tensor]()
+    for module, given in answers.items():
+        valid_BS = valid_ticks(pipeline._first[module], frames, lengths_B, start=start)
+        if targets.dim() > 1:
+            valid_BS = valid_BS & (torch.tensor(about[module], device=valid_BS.device) >= 1)
+        logits = torch.stack(given, 1) if given else video_BTCHW.new_zeros(len(lengths_B), 0, 0)
+        count = int(valid_BS.sum())
+        done[module] = Answer(losses.get(module, logits.new_zeros(())) / max(count, 1), logits, valid_BS)
+        for name in trainable(network, module):
+            if name in summed and count:
+                means[name] = summed[name] / count
+    return done, means, pipeline.state
+
+
+def _hand_over(network: UnitNetwork, gradients: Mapping[str, Tensor], alive: int, on_tick: OnTick) -> None:
+    """Hand over a tick's mean gradients; codebooks step with the weights."""
+    if alive and gradients:
+        on_tick({name: gradient / alive for name, gradient in gradients.items()})
+    step_codebooks(network)
+
+
+def step_codebooks(network: Network) -> None:
+    """Let every quantiser learn from what it has gathered."""
+    for module in range(1, network.module_count + 1):
+        for unit in network.module_outputs(module):
+            if (quantiser := network.quantiser(unit)) is not None:
+                quantiser.step()
