@@ -9,7 +9,7 @@ from lightning_modules.execution.clip_gradients import (
     clip_logits,
 )
 from lightning_modules.execution.pipeline_state import PipelineState
-from lightning_modules.execution.pipelined import Pipeline
+from lightning_modules.execution.pipelined import Pipeline, make_pipeline
 
 __all__ = [
     "EXECUTORS",
@@ -22,4 +22,5 @@ __all__ = [
     "clip_answers",
     "clip_gradients",
     "clip_logits",
+    "make_pipeline",
 ]

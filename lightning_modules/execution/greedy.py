@@ -293,10 +293,15 @@ class GreedyPipeline:
 
     def infer(self, frame_BCHW: Tensor | None) -> Tensor | None:
         """Take one frame, do one tick of every module, and return the network's output; None before there is one."""
-        return self.tick(frame_BCHW, None, None)[0].get(self.network.module_count)
+        return self.tick(frame_BCHW, None, None, heads=False)[0].get(self.network.module_count)
 
     def tick(
-        self, frame_BCHW: Tensor | None, targets: Mapping[int, Tensor] | None, weight_B: Tensor | None
+        self,
+        frame_BCHW: Tensor | None,
+        targets: Mapping[int, Tensor] | None,
+        weight_B: Tensor | None,
+        *,
+        heads: bool = True,
     ) -> tuple[dict[int, Tensor], dict[int, Tensor], dict[str, Tensor]]:
         """Do one tick of every module.
 
@@ -305,6 +310,7 @@ class GreedyPipeline:
             targets: by module, what its answer is compared with; modules without one only answer. None: nothing is
                 learnt.
             weight_B: 1 for clips that have not ended, else 0; None: no clip has.
+            heads: whether they answer too; without, modules that have one give what it would read.
 
         Returns:
             By module: answers (B, ...), and summed losses; summed gradients by parameter name.
@@ -322,7 +328,7 @@ class GreedyPipeline:
             learn = targets is not None
             messages = {j: self._message(j, frame_BCHW, arrived) for j in self.network.module_sources(module)}
             with torch.set_grad_enabled(target is not None):
-                outputs, answer = self.network.module_forward(module, messages)
+                outputs, answer = self.network.module_forward(module, messages, heads=heads)
                 if target is not None:
                     assert self.loss is not None
                     weight_N = answer.new_ones(len(answer)) if weight_B is None else weight_B

@@ -36,6 +36,7 @@ from lightning_modules.execution.clip_loss import (
     targets_at,
     valid_outputs,
 )
+from lightning_modules.execution.greedy import GreedyPipeline
 from lightning_modules.execution.pipeline_state import PipelineState
 from lightning_modules.execution.placement import drain_ticks, message_ticks, whole
 from lightning_modules.execution.schedule import (
@@ -371,6 +372,13 @@ def run_pipelined(
     logits_BNK = torch.stack(outputs, dim=1) if outputs else empty
     total_loss = torch.stack(losses).sum() if losses else empty.sum()
     return ClipSums(total_loss, logits_BNK, valid_BN, summed), pipeline.state
+
+
+def make_pipeline(network: UnitNetwork, rule: Rule) -> Pipeline | GreedyPipeline:
+    """Return an empty pipeline of a network as a rule with a clock runs it, for inference frame by frame."""
+    if rule.local:
+        return GreedyPipeline(network, rule)
+    return Pipeline(network, rule, cross_entropy)
 
 
 def mean_over_alive(gradients: Mapping[str, Tensor], alive: int) -> dict[str, Tensor]:

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lightning_modules.execution import Pipeline
-from lightning_modules.execution.clip_loss import cross_entropy
+from lightning_modules.execution import make_pipeline
 from lightning_modules.networks import ClipNetwork, UnitNetwork
 from lightning_modules.rules import Rule
 
@@ -55,5 +54,5 @@ def tick_ms(
 def _answer(network: UnitNetwork | ClipNetwork, rule: Rule) -> Callable[[Tensor], Tensor | None]:
     """Return what a network does when a frame, or a 3D network's clip, has come."""
     if isinstance(network, UnitNetwork) and rule.forward_shift:
-        return Pipeline(network, rule, cross_entropy).infer
+        return make_pipeline(network, rule).infer
     return network

@@ -108,21 +108,24 @@ class ClipNetwork(nn.Module):
         assert found is None or isinstance(found, VectorQuantiser)
         return found
 
-    def module_forward(self, module: int, messages: Mapping[int, Tensor]) -> tuple[dict[int, Tensor], Tensor]:
+    def module_forward(
+        self, module: int, messages: Mapping[int, Tensor], *, heads: bool = True
+    ) -> tuple[dict[int, Tensor], Tensor]:
         """Return the output that the next module reads, and the module's answer (B, K).
 
         Args:
             module: number, 1-based.
             messages: by source, clips (B, C, T, H, W).
+            heads: without, a module that has a head gives what it would read.
         """
         x_BCTHW = messages[module - 1]
         assert isinstance(self.features, nn.Sequential)
         for layer in self._layers(module):
             x_BCTHW = self.features[layer](x_BCTHW)
         head = self.module_head(module)
-        return dict.fromkeys(self.module_outputs(module), x_BCTHW), (
-            self._classified(x_BCTHW) if head is None else head(x_BCTHW)
-        )
+        if head is None:
+            return {}, self._classified(x_BCTHW)
+        return {module: x_BCTHW}, head(x_BCTHW) if heads else x_BCTHW
 
     def forward(self, video_BTCHW: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return logits (B, K), each clip's as if it had no padding.

@@ -173,18 +173,21 @@ class UnitNetwork(nn.Module):
         """Return what quantises a unit's output on its way to other modules, if anything does."""
         return self.unit(unit).quantiser
 
-    def module_forward(self, module: int, messages: Mapping[int, Tensor]) -> tuple[dict[int, Tensor], Tensor]:
+    def module_forward(
+        self, module: int, messages: Mapping[int, Tensor], *, heads: bool = True
+    ) -> tuple[dict[int, Tensor], Tensor]:
         """Return the outputs that higher modules read, and the module's answer: its head's, or its last unit's.
 
         Args:
             module: number, 1-based.
             messages: by source, frames (N, C, H, W) of one tick or of several.
+            heads: without, a module that has a head gives what it would read.
         """
         outputs = dict(messages)
         units = self.module_units(module)
         for number in units:
             outputs[number] = self.unit(number)([outputs[j] for j in self.wiring.sources_of(number)])
-        head = self.module_head(module)
+        head = self.module_head(module) if heads else None
         answer = outputs[units[-1]]
         return {i: outputs[i] for i in self.module_outputs(module)}, answer if head is None else head(answer)
 
