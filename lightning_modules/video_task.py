@@ -26,6 +26,7 @@ from lightning_modules.execution import (
     ClipAnswers,
     ClipGradients,
     PipelineState,
+    ReplayMemory,
     check_combination,
     check_stream,
     clip_answers,
@@ -33,6 +34,7 @@ from lightning_modules.execution import (
 )
 from lightning_modules.execution.clip_loss import Loss
 from lightning_modules.execution.team import Team
+from lightning_modules.metrics.codebooks import codebook_figures
 from lightning_modules.metrics.gradients import gradient_health, is_logged, with_all_edges
 from lightning_modules.networks import ClipNetwork, UnitNetwork
 from lightning_modules.networks.heads import HEADS
@@ -178,13 +180,14 @@ class VideoTask(LightningModule, ABC):
             lag_scaling=lag_scaling,
             lag_strength=lag_strength,
         )
-        _check_training(update, accumulate)
+        _check_training(self.rule, accumulate)
         freeze_all_but(self.network, train_units)
         self.team = Team()
         self.frames_seen = 0
         self._start_weights: dict[str, Tensor] = {}
         self._restored_gradients: dict[str, Tensor] = {}
         self._train_stream, self._eval_stream = StreamState(), StreamState()
+        self._memory = ReplayMemory()
 
     def make_rule(self) -> Rule:
         """Return the rule that `hparams` ask for."""
@@ -312,12 +315,15 @@ class VideoTask(LightningModule, ABC):
             self._train_on_nothing(batch_idx)
             return
         batch, inputs = self.read(batch)
-        train = self._train_frames if self.rule.update == "frame" else self._train_clip
+        train = self._train_in_steps if self.rule.hands_over else self._train_clip
         result = train(batch, inputs, batch_idx)
         self.frames_seen += self.team.frames_of_all_clips(int(inputs.lengths_B.sum()))
         self.log("frames_seen", float(self.frames_seen))
         if self.team.stages == 1 or self._figures_are_due():
             self.log_dict(self._training_figures(result, batch))
+        if self._figures_are_due():
+            self.log_dict(self._memory.figures())
+            self.log_dict(codebook_figures(self.network))
 
     def read(self, batch: Batch) -> tuple[Batch, Inputs]:
         """Return the batch with its videos as floats, and what the network reads of it."""
@@ -336,7 +342,7 @@ class VideoTask(LightningModule, ABC):
                 "which work in step; mend or remove the files named above"
             )
         every = self.hparams["accumulate"]
-        if self.rule.update == "frame" or (batch_idx + 1) % every == 0 or self.trainer.is_last_batch:
+        if self.rule.hands_over or (batch_idx + 1) % every == 0 or self.trainer.is_last_batch:
             self._clip(self._raw_optimizer())
             self._counted_step()
 
@@ -365,7 +371,7 @@ class VideoTask(LightningModule, ABC):
 
     def _gradients(self, batch: Batch, inputs: Inputs, **options: Any) -> ClipGradients:
         options = {"rule": self.rule, "executor": self.executor, "stage": self.team.stage, "loss": self.loss, **options}
-        options["state"] = self._state(self._train_stream, batch)
+        options |= {"state": self._state(self._train_stream, batch), "memory": self._memory}
         return clip_gradients(self.network, inputs.video_BTCHW, inputs.targets, lengths_B=inputs.lengths_B, **options)
 
     def _state(self, stream: StreamState, batch: Batch) -> PipelineState | None:
@@ -384,11 +390,11 @@ class VideoTask(LightningModule, ABC):
             self._counted_step()
         return result
 
-    def _train_frames(self, batch: Batch, inputs: Inputs, batch_idx: int) -> ClipGradients:
-        """Change weights at every tick. The counted step comes last and moves nothing: no gradient is left."""
+    def _train_in_steps(self, batch: Batch, inputs: Inputs, batch_idx: int) -> ClipGradients:
+        """Change weights at every tick or update. The counted step comes last and moves nothing: no gradient left."""
         optimizer = self._raw_optimizer()
         if self._logs_gradients(batch_idx):
-            clip_rule = replace(self.rule, update="clip")
+            clip_rule = replace(self.rule, update="clip", replay=None)
             self._log_gradients(batch, self._gradients(batch, inputs, rule=clip_rule, executor="vectorised").gradients)
 
         def on_tick(gradients: Mapping[str, Tensor]) -> None:
@@ -458,6 +464,7 @@ class VideoTask(LightningModule, ABC):
             "start_weights": self._start_weights,
             "gradients": self.team.from_all_units(gradients),
             "stream": self._train_stream.state_dict(),
+            "replay": self._memory.state_dict(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -467,10 +474,15 @@ class VideoTask(LightningModule, ABC):
         self._start_weights = state.get("start_weights", {})
         self._restored_gradients = state.get("gradients", {})
         self._train_stream.load_state_dict(state.get("stream"))
+        self._memory.load_state_dict(state.get("replay"))
 
 
-def _check_training(update: str, accumulate: int) -> None:
+def _check_training(rule: Rule, accumulate: int) -> None:
     if accumulate < 1:
         raise ValueError(f"accumulate is {accumulate}; it must be at least 1")
-    if accumulate > 1 and update == "frame":
+    if accumulate > 1 and rule.update == "frame":
         raise ValueError(f"accumulate={accumulate} with update 'frame', which steps at every tick; use update 'clip'")
+    if accumulate > 1 and rule.replay:
+        raise ValueError(
+            f"accumulate={accumulate} with replay buffers, whose modules step by themselves; use accumulate 1"
+        )

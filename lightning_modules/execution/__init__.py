@@ -10,6 +10,7 @@ from lightning_modules.execution.clip_gradients import (
 )
 from lightning_modules.execution.pipeline_state import PipelineState
 from lightning_modules.execution.pipelined import Pipeline, make_pipeline
+from lightning_modules.execution.replayed import ReplayMemory
 
 __all__ = [
     "EXECUTORS",
@@ -17,6 +18,7 @@ __all__ = [
     "ClipGradients",
     "Pipeline",
     "PipelineState",
+    "ReplayMemory",
     "check_combination",
     "check_stream",
     "clip_answers",

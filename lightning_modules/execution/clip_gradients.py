@@ -23,6 +23,7 @@ from lightning_modules.execution.clip_loss import Answer, Loss, cross_entropy, g
 from lightning_modules.execution.cuda_tick import run_cuda_graph
 from lightning_modules.execution.pipeline_state import PipelineState
 from lightning_modules.execution.pipelined import OnTick, infer_pipelined, mean_over_alive, run_pipelined
+from lightning_modules.execution.replayed import ReplayMemory, run_replayed
 from lightning_modules.execution.stage import Stage, clip_routes
 from lightning_modules.execution.vectorised import network_outputs, run_vectorised
 from lightning_modules.networks.clip_network import ClipNetwork
@@ -42,6 +43,7 @@ class ClipGradients:
             stages' units, are absent.
         state: what the pipeline holds after the clip; None for executors that keep none.
         answers: of each module of this stage that has worked, by number, where modules have losses of their own.
+        targets: what the outputs were compared with, where that is not the batch's own (replay buffers).
     """
 
     loss: Tensor | None
@@ -50,6 +52,7 @@ class ClipGradients:
     gradients: dict[str, Tensor]
     state: PipelineState | None = None
     answers: dict[int, Answer] = field(default_factory=dict)
+    targets: Tensor | None = None
 
 
 def _scaled(
@@ -152,6 +155,7 @@ def clip_gradients(
     state: PipelineState | None = None,
     on_tick: OnTick | None = None,
     stage: Stage | None = None,
+    memory: ReplayMemory | None = None,
 ) -> ClipGradients:
     """Return loss, outputs and gradients of a batch of clips under a rule; the network's own `.grad` is not touched.
 
@@ -167,8 +171,10 @@ def clip_gradients(
         loss: from (n, K) outputs and (n, ...) targets to (n,) losses.
         state: pipelined only: go on from here, for clips that continue a stream; it is changed in place.
         on_tick: needed by `update: frame`: takes a tick's gradients, changes the weights; none where all clips ended.
+            And by rules with replay buffers: takes the gradients of a step's updates.
         stage: only these units work here, and all stages call this at the same time. Stages without the video, or
             without outputs, may be given it, or the targets, as a tensor on the meta device: a shape.
+        memory: what modules with replay buffers hold between batches; it is changed in place.
 
     Raises:
         ValueError: a combination that makes no sense, with what to use instead; shapes or lengths that do not fit.
@@ -179,10 +185,16 @@ def clip_gradients(
     check_stage(network, stage, state)
     lengths_B = clip_lengths(video_BTCHW, lengths_B)
     check_targets(video_BTCHW, targets)
-    if (rule.update == "frame") != (on_tick is not None):
+    if rule.hands_over != (on_tick is not None):
         raise ValueError(
-            f"update {rule.update!r} with on_tick={on_tick}; on_tick belongs to update 'frame', and only there"
+            f"update {rule.update!r} with on_tick={on_tick}; on_tick belongs to update 'frame' and to replay buffers, "
+            "and only there"
         )
+    if rule.replay is not None:
+        assert on_tick is not None
+        memory = ReplayMemory() if memory is None else memory
+        answers, asked = run_replayed(network, video_BTCHW, targets, rule, lengths_B, loss, memory, on_tick, stage)
+        return replace(_of_answers(answers, network, lengths_B, {}), targets=asked)
     if executor == "vectorised" and rule.update == "frame":
         assert isinstance(network, UnitNetwork)
         assert on_tick is not None

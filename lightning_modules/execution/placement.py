@@ -20,7 +20,7 @@ from lightning_modules.execution.schedule import first_gradient_tick, first_outp
 from lightning_modules.networks.wiring import INPUT, Wiring
 from lightning_modules.rules.rule import Rule
 
-Kind = Literal["activation", "gradient"]
+Kind = Literal["activation", "gradient", "codebook"]
 
 
 @dataclass(frozen=True, order=True)
@@ -29,7 +29,7 @@ class Channel:
 
     Args:
         kind: `activation`: a unit's output, to a stage that reads it; `gradient`: the sum of a stage's gradients for a
-            unit's output, to the unit's stage.
+            unit's output, to the unit's stage; `codebook`: beside activations that are sent as codes, what these mean.
         unit: the unit whose output it is or is about; 0 is the frame.
         sender: stage, from 0.
         receiver: stage.

@@ -6,15 +6,16 @@ Shape legend: B clips, S ticks of one unit's outputs.
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from lightning_modules.execution.placement import Channel, Placement, message_ticks
+from lightning_modules.layers.bit_packing import index_bits, packed_bytes
 from lightning_modules.networks.unit_network import UnitNetwork
 from lightning_modules.networks.wiring import INPUT, Wiring
 from lightning_modules.rules.rule import Rule
@@ -28,11 +29,18 @@ class Route:
         ticks: one message for each, in order.
         shape: of every message.
         dtype: of every message.
+        decoded: of codes: the shape of what they stand for.
     """
 
     ticks: tuple[int, ...]
     shape: torch.Size
     dtype: torch.dtype
+    decoded: torch.Size | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all messages."""
+        return len(self.ticks) * self.shape.numel() * self.dtype.itemsize
 
 
 class Exchange(Protocol):
@@ -55,6 +63,19 @@ class Exchange(Protocol):
         """
 
 
+class ReplayLink(Protocol):
+    """Carries minibatches from the stage below and to the stage above; nobody waits (rules with replay buffers)."""
+
+    def incoming(self) -> list[tuple[int, Any]]:
+        """Return the minibatches that have come since the last call, each with its sender's step, oldest first."""
+
+    def outgoing(self, number: int, content: Any) -> None:
+        """Send a minibatch to the stage above."""
+
+    def is_over(self) -> bool:
+        """Whether the first stage has gone on to its next batch; there it is never."""
+
+
 class StageError(RuntimeError):
     """Another stage died, stalled or failed, so that this one cannot go on."""
 
@@ -71,6 +92,7 @@ class Stage:
         exchange: the way to the others; None where there are none.
         on_tick_start: is told the number of each tick before any of its work; for watchdogs and clocks.
         on_clip_end: is called when a clip's last tick is over.
+        replay: the way to the others for rules with replay buffers; None where modules wait for those below.
     """
 
     placement: Placement
@@ -78,6 +100,8 @@ class Stage:
     exchange: Exchange | None = None
     on_tick_start: Callable[[int], None] | None = None
     on_clip_end: Callable[[], None] | None = None
+    replay: ReplayLink | None = None
+    routes: dict[Channel, Route] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def units(self) -> range:
@@ -116,8 +140,14 @@ class Stage:
         assert self.exchange is not None
         return self.exchange.receive(channel, tick)
 
+    def carries(self, channel: Channel, tick: int) -> bool:
+        """Whether a channel has a message for a tick of this clip."""
+        return channel in self.routes and tick in self.routes[channel].ticks
+
     def open(self, routes: Mapping[Channel, Route]) -> None:
-        """Prepare the exchange for a clip."""
+        """Prepare for a clip; `routes` holds those of all stages until the next one."""
+        self.routes.clear()
+        self.routes.update(routes)
         if self.exchange is not None:
             mine = {c: r for c, r in routes.items() if self.index in (c.sender, c.receiver)}
             self.exchange.open(mine)
@@ -156,10 +186,11 @@ def clip_routes(
     """Return what every channel carries in the course of a clip.
 
     Pipelined: a message (B, ...) for each tick at which it is used. Vectorised: one message (S, B, ...) for all ticks,
-    at tick 0.
+    at tick 0. Outputs of units that quantise go as codes (bytes), and beside them the codebook: with the first message,
+    since it stays the same for a clip, or with every one where weights change at every tick.
 
     Args:
-        network: gives the messages' shapes.
+        network: gives the messages' shapes, and what quantises them.
         placement: has the channels.
         video_BTCHW: its shape is all that counts; a tensor on the meta device will do.
         rule: decides which gradients there are.
@@ -178,8 +209,31 @@ def clip_routes(
         else:
             ticks, shape = (0,), torch.Size((ticks_of(rule, network.wiring, channel.unit, frames), *shape))
         if ticks:
-            routes[channel] = Route(ticks, shape, video_BTCHW.dtype)
+            routes |= _channel_routes(network, channel, Route(ticks, shape, video_BTCHW.dtype), rule)
     return routes
+
+
+def _channel_routes(network: UnitNetwork, channel: Channel, dense: Route, rule: Rule) -> dict[Channel, Route]:
+    """Return a channel's route as it is, or that of codes and of their codebook."""
+    quantiser = None if channel.unit == INPUT else network.quantiser(channel.unit)
+    if quantiser is None:
+        return {channel: dense}
+    positions = dense.shape.numel() // quantiser.channels
+    codes = packed_bytes(positions * quantiser.groups, index_bits(quantiser.codes))
+    book = quantiser.codebook
+    ticks = dense.ticks if rule.update == "frame" else dense.ticks[:1]
+    return {
+        channel: Route(dense.ticks, torch.Size((codes,)), torch.uint8, decoded=dense.shape),
+        replace(channel, kind="codebook"): Route(ticks, book.shape, book.dtype),
+    }
+
+
+def message_bytes(routes: Mapping[Channel, Route]) -> dict[int, int]:
+    """Return the bytes that routes carry by unit, of 0 the frames': every receiver's copy, codebooks too."""
+    found: dict[int, int] = defaultdict(int)
+    for channel, route in routes.items():
+        found[channel.unit] += route.nbytes
+    return dict(found)
 
 
 def first_tick(rule: Rule, wiring: Wiring, unit: int) -> int:

@@ -56,6 +56,11 @@ class Rule:
         """Whether gradients travel forward in time: Sideways without a stash."""
         return self.backward_shift > 0 and self.stash == "none"
 
+    @property
+    def hands_over(self) -> bool:
+        """Whether gradients change weights while a batch is worked on, at ticks or at modules' own updates."""
+        return self.update == "frame" or self.replay is not None
+
     def stage_executor(self, executor: str) -> str:
         """Return the executor that several stages use: tick by tick where gradients come back, so that none waits."""
         if self.backward_shift > 0:

@@ -1,12 +1,16 @@
 """CIFAR10 on the command line: verify, fit, test and a comparison, on a small set of the official form."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from launch import checkpoint, runs
 
 import app
+import app.checkpoint_io as checkpoint_io
 import datamodules
 from app.cli import main
 from datamodules import cifar10_files
@@ -113,8 +117,6 @@ MODEL = ["--model.depth=3", "--model.width=0.125", "--model.rule=backprop_frame"
 
 
 def test_a_fit_and_a_test_run_and_the_run_says_what_was_found(tmp_path, tmp_cwd, mlflow_store):
-    from launch import checkpoint, runs
-
     miniature.write(tmp_path / "set")
     data = ["--data=CIFAR10", f"--data.root={tmp_path / 'set'}", "--data.batch_size=10", "--data.val_images=10"]
     assert main(["fit", *data, *MODEL, *QUIET, "--trainer.max_epochs=2"]) == 0
@@ -126,6 +128,27 @@ def test_a_fit_and_a_test_run_and_the_run_says_what_was_found(tmp_path, tmp_cwd,
     assert run.data.tags["data_expected"] == "49990 train, 10 val, 10000 test"
     right = run.data.metrics["test/top1"] * 12
     assert right == pytest.approx(round(right), abs=1e-4)
+
+
+def test_a_run_that_was_stopped_in_the_middle_of_an_epoch_ends_with_the_same_weights(tmp_path, tmp_cwd, monkeypatch):
+    miniature.write(tmp_path / "set")
+    argv = ["fit", "--data=CIFAR10", f"--data.root={tmp_path / 'set'}", "--data.batch_size=10", "--data.val_images=10"]
+    argv += [*MODEL, *QUIET, "--trainer.max_epochs=2", "--trainer.logger=false", "--checkpoint.every_n_train_steps=1"]
+    write = checkpoint_io.write_atomically
+
+    def write_and_keep(content, path):
+        write(content, path)
+        if path.name == "last.ckpt" and content["global_step"] == 7:
+            shutil.copy(path, tmp_cwd / "step7.ckpt")
+
+    monkeypatch.setattr(checkpoint_io, "write_atomically", write_and_keep)
+    assert main(argv) == 0
+    whole = checkpoint(tmp_cwd)["state_dict"]
+    assert main([*argv, f"--ckpt_path={tmp_cwd / 'step7.ckpt'}"]) == 0
+    continued = checkpoint(tmp_cwd)["state_dict"]
+    started = torch.load(tmp_cwd / "step7.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(continued[name], value) for name, value in whole.items())
+    assert any(not torch.equal(started[name], value) for name, value in whole.items())
 
 
 def test_a_rule_that_moves_frames_up_a_unit_a_tick_is_refused_with_what_to_use(tmp_path, tmp_cwd, capfd):

@@ -36,6 +36,8 @@ METHODS = {
     "greedy quantised": {"rule": "greedy", "wiring": "concat", "vq_groups": 2, "vq_codes": 16},
     "greedy cnn3d": {"rule": "greedy", "network": "cnn3d", "depth": None, "modules": 2, "head": "cnn"},
     "greedy_frame": {"rule": "greedy_frame"},
+    "greedy replay": {"rule": "greedy", "replay": 2},
+    "greedy replay slow": {"rule": "greedy", "replay": 3, "slow_down": [1, 1.5, 1], "vq_groups": 2, "vq_codes": 16},
     "frozen": {"rule": "backprop_shifted", "wiring": "dense", "train_units": "last"},
 }
 
@@ -50,7 +52,8 @@ class Losses(Callback):
         self.values, self.steps = [], []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.values.append(trainer.callback_metrics["train/loss"].item())
+        if "train/loss" in trainer.callback_metrics:  # the highest of asynchronous modules has none at first
+            self.values.append(trainer.callback_metrics["train/loss"].item())
         self.steps.append(trainer.global_step)
 
 

@@ -1,0 +1,264 @@
+"""Asynchronous local losses: modules that draw minibatches from buffers, and wait for no other module.
+
+[C] Below every module but the first lies a buffer of the last M minibatches. In a step a module draws one, learns from
+it, and pushes what it made of it into the buffer above; the first module takes the step's own batch:
+
+    batch --> module 1 --> [ M minibatches ] --> module 2 --> [ M minibatches ] --> module 3
+                           push     draw                      push     draw
+
+In one process a step lets every module that works draw before any pushes, the highest first, as if all worked at the
+same time: with M = 1 and no slow module, module j learns from the batch of j - 1 steps ago what the synchronous form
+learns from it. A slow module (work_schedule.py) leaves out steps; where the first one does, the step's batch is lost,
+as a camera's frames would be.
+
+A minibatch is a batch of clips: the messages at all their ticks that modules above the boundary read, with targets and
+lengths. What is quantised is held as packed codes, with the codebook that they were made with.
+
+In several processes (`stage.replay`) each stage does this for its own modules, again and again until the first stage
+has gone on to its next batch; see strategies/replay_link.py.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_modules.execution.clip_loss import Answer, Loss
+from lightning_modules.execution.greedy import (
+    Clips,
+    ModulePass,
+    Network,
+    mean_answer,
+    mean_gradients,
+    module_pass,
+    needed_above,
+    stage_modules,
+    whole_batch,
+)
+from lightning_modules.execution.replay_buffer import ReplayBuffer
+from lightning_modules.execution.stage import Stage
+from lightning_modules.execution.work_schedule import WorkSchedule
+from lightning_modules.layers.vector_quantiser import Packed
+from lightning_modules.networks.clip_network import ClipNetwork
+from lightning_modules.rules.rule import Rule
+
+OnUpdate = Callable[[Mapping[str, Tensor]], None]
+Minibatch = list[Clips]  # of clips of one length each, where the network needs that
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A quantised message as it is held: its codes, the codebook of their version, and the shape that they make."""
+
+    packed: Packed
+    codebook: Tensor
+    shape: torch.Size
+
+
+class ReplayMemory:
+    """What asynchronous modules hold between steps: buffers, and how many steps there were.
+
+    It belongs to one training run, is empty for rules without buffers, and its state belongs into a checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self.step = 0
+        self._buffers: dict[int, ReplayBuffer] = {}
+        self._updates: dict[int, int] = {}
+        self._codebooks: dict[int, tuple[int, Tensor]] = {}
+        self._restored: dict[int, Any] = {}
+
+    def buffer(self, module: int, rule: Rule, device: torch.device) -> ReplayBuffer:
+        """Return the buffer below a module."""
+        if module not in self._buffers:
+            options = rule.replay
+            assert options is not None
+            self._buffers[module] = buffer = ReplayBuffer(
+                options.size, options.order, options.max_reuse, plain=_plain, restored=_from_plain
+            )
+            if module in self._restored:
+                buffer.load_state_dict(self._restored.pop(module))
+                buffer.to(device)
+        return self._buffers[module]
+
+    def count_update(self, module: int) -> None:
+        """Count that a module has learnt from a minibatch."""
+        self._updates[module] = self._updates.get(module, 0) + 1
+
+    def codebook(self, network: Network, unit: int) -> Tensor:
+        """Return a copy of the codebook of a unit's quantiser, the same one as long as it does not change."""
+        quantiser = network.quantiser(unit)
+        assert quantiser is not None
+        version = int(quantiser.version)
+        if unit not in self._codebooks or self._codebooks[unit][0] != version:
+            self._codebooks[unit] = (version, quantiser.codebook.detach().clone())
+        return self._codebooks[unit][1]
+
+    def figures(self) -> dict[str, float]:
+        """Return what is logged: each buffer's age and reuse since the last call, its bytes, each module's updates."""
+        found: dict[str, float] = {}
+        for module, buffer in sorted(self._buffers.items()):
+            named = buffer.figures() | {"bytes": float(buffer.nbytes)}
+            found |= {f"buffer/{name}/module_{module}": value for name, value in named.items()}
+        return found | {f"updates/module_{module}": float(count) for module, count in sorted(self._updates.items())}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain containers and tensors, for a checkpoint."""
+        held = {module: buffer.state_dict() for module, buffer in self._buffers.items()}
+        return {"step": self.step, "updates": dict(self._updates), "buffers": self._restored | held}
+
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+        """Go on from what `state_dict` described; None: from the start."""
+        self.__init__()  # type: ignore[misc]
+        if state is not None:
+            self.step, self._updates = state["step"], dict(state["updates"])
+            self._restored = dict(state["buffers"])
+
+
+def run_replayed(
+    network: Network,
+    video_BTCHW: Tensor,
+    targets: Tensor,
+    rule: Rule,
+    lengths_B: Tensor,
+    loss: Loss,
+    memory: ReplayMemory,
+    on_update: OnUpdate,
+    stage: Stage | None = None,
+) -> tuple[dict[int, Answer], Tensor]:
+    """Do a step of all modules, and hand over their gradients, means over what each has drawn [C, methods.md 4].
+
+    Returns:
+        The answers of the modules that worked, and the targets that the highest of them was asked for.
+    """
+    batch = whole_batch(network, video_BTCHW, targets, lengths_B) if stage is None or stage.has_video else None
+    link = None if stage is None else stage.replay
+    if link is None:
+        return _step(network, batch, rule, loss, memory, on_update, stage)
+    answers: dict[int, Answer] = {}
+    asked = targets
+    while not link.is_over():
+        below = stage_modules(network, stage)[0]
+        for number, content in link.incoming():
+            memory.buffer(below, rule, lengths_B.device).push(_from_plain(content), number)
+        found, asked = _step(network, batch, rule, loss, memory, on_update, stage)
+        answers |= found
+        if batch is not None:
+            break
+    return answers, asked
+
+
+def _step(
+    network: Network,
+    batch: Minibatch | None,
+    rule: Rule,
+    loss: Loss,
+    memory: ReplayMemory,
+    on_update: OnUpdate,
+    stage: Stage | None,
+) -> tuple[dict[int, Answer], Tensor]:
+    """Let every module of a stage that works in this step draw, learn and push, the highest first."""
+    memory.step += 1
+    device = next(network.parameters()).device
+    works = _schedule(network, rule, stage).works(memory.step)
+    modules = stage_modules(network, stage)
+    answers, gradients = dict[int, Answer](), dict[str, Tensor]()
+    asked = torch.empty(0, device=device)
+    for module in reversed(modules):
+        if not works[module - 1]:
+            continue
+        drawn = batch if module == 1 else memory.buffer(module, rule, device).draw(memory.step)
+        if drawn is None:
+            continue
+        clips = [replace(part, messages=_dense(network, part.messages)) for part in drawn]
+        passes = [module_pass(network, module, part, rule, loss) for part in clips]
+        memory.count_update(module)
+        answers[module] = mean_answer(passes, clips, sum(len(part.rows_B) for part in clips))
+        gradients |= mean_gradients(passes)
+        if not asked.numel():
+            asked = torch.cat([part.targets for part in clips])[torch.cat([p.rows_B for p in clips]).argsort()]
+        if module < network.module_count:
+            content = _content(network, module, drawn, passes, memory)
+            if module + 1 in modules:
+                memory.buffer(module + 1, rule, device).push(content, memory.step)
+            elif stage is not None and stage.replay is not None:
+                stage.replay.outgoing(memory.step, _plain(content))
+    if gradients:
+        on_update(gradients)
+    for module in answers:
+        for unit in network.module_outputs(module):
+            if (quantiser := network.quantiser(unit)) is not None:
+                quantiser.step()
+    return answers, asked
+
+
+def _schedule(network: Network, rule: Rule, stage: Stage | None) -> WorkSchedule:
+    assert rule.replay is not None
+    slow_downs = rule.replay.slow_downs
+    if len(slow_downs) <= 1 or stage is not None:
+        slow_downs = (slow_downs or (1.0,)) * network.module_count
+    return WorkSchedule(slow_downs, rule.replay.seed, modules=network.module_count)
+
+
+def _content(
+    network: Network, module: int, drawn: Minibatch, passes: list[ModulePass], memory: ReplayMemory
+) -> Minibatch:
+    """Return what goes into the buffer above a module: what higher modules read, the module's own outputs quantised."""
+    needed = needed_above(network, module)
+    made = []
+    for part, done in zip(drawn, passes, strict=True):
+        own = {unit: _coded(network, unit, sent, memory) for unit, sent in done.sent.items()}
+        made.append(replace(part, messages={j: m for j, m in (part.messages | own).items() if j in needed}))
+    return made
+
+
+def _coded(network: Network, unit: int, message: Tensor, memory: ReplayMemory) -> Any:
+    quantiser = network.quantiser(unit)
+    if quantiser is None:
+        return message
+    # A codeword's code is its own: this finds the codes of a message that was quantised already.
+    flat = message if isinstance(network, ClipNetwork) else message.flatten(0, 1)
+    return Coded(quantiser.encode(flat), memory.codebook(network, unit), message.shape)
+
+
+def _dense(network: Network, messages: Mapping[int, Any]) -> dict[int, Tensor]:
+    return {unit: _decoded(network, unit, m) if isinstance(m, Coded) else m for unit, m in messages.items()}
+
+
+def _decoded(network: Network, unit: int, message: Coded) -> Tensor:
+    quantiser = network.quantiser(unit)
+    assert quantiser is not None
+    return quantiser.decode(message.packed, codebook=message.codebook).view(message.shape)
+
+
+def _plain(content: Minibatch) -> list[dict[str, Any]]:
+    """Return a minibatch as plain containers and tensors."""
+    made = []
+    for part in content:
+        values = {field.name: getattr(part, field.name) for field in fields(part)}
+        values["messages"] = {unit: _plain_message(m) for unit, m in part.messages.items()}
+        made.append(values)
+    return made
+
+
+def _plain_message(message: Any) -> Any:
+    if isinstance(message, Coded):
+        return {"packed": message.packed.plain(), "codebook": message.codebook, "shape": list(message.shape)}
+    return message
+
+
+def _from_plain(content: list[dict[str, Any]]) -> Minibatch:
+    """Return the minibatch that `_plain` described."""
+    made = []
+    for values in content:
+        messages = {unit: _restored_message(m) for unit, m in values["messages"].items()}
+        made.append(Clips(**{**values, "messages": messages}))
+    return made
+
+
+def _restored_message(message: Any) -> Any:
+    if isinstance(message, Mapping):
+        return Coded(Packed(**message["packed"]), message["codebook"], torch.Size(message["shape"]))
+    return message
