@@ -17,11 +17,11 @@ _SAME_WHERE_KNOWN = ("views", "id_hash")  # checkpoints of older versions have n
 _NOT_SCORED = {
     *("root", "index", "splits", "split_csv", "train_list", "val_list", "test_list", "label_map", "allow_missing"),
     *("num_workers", "jobs", "cache", "cache_dir", "decoder", "batch_size"),
-    *("seed", "flip", "crop_scale", "augmentations", "clips_per_video"),  # of training clips
+    *("seed", "flip", "crop_scale", "augmentations", "augment", "clips_per_video"),  # of training clips
 }
 # What divides a set of videos, so that another value scores on videos of training.
 _SPLIT_TEST = ("split_seed", "test_fraction", "group_pattern")
-_SPLIT_VAL = ("val_fraction", "val_group", "val_person")
+_SPLIT_VAL = ("val_fraction", "val_group", "val_person", "val_images")
 
 
 def scored_arguments(data_init: Mapping[str, Any]) -> dict[str, Any]:

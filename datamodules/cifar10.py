@@ -137,7 +137,8 @@ class CIFAR10(LightningDataModule):
         if needed > 1:
             raise ValueError(
                 f"{NAME}: an image is a clip of one frame, and under this rule the network needs at least {needed}, "
-                "because a frame moves up one unit a tick. Use --model.rule backprop_frame, or --data MovingDigits."
+                "because a frame moves up one unit a tick. Use --model.rule backprop_frame or greedy_frame, or --data "
+                "MovingDigits."
             )
         if stage == "validate" and not self.val_images:
             raise ValueError(f"val_images 0 leaves nothing to validate on; give {self.val_options}")
