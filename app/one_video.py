@@ -173,7 +173,7 @@ def manner(network: Any, rule: Any, options: ClipOptions) -> str:
     if isinstance(network, ClipNetwork):
         made = f"{{}} answers to consecutive clips of {options.frames} frames"
     elif rule.forward_shift:
-        wait = network.depth - 1
+        wait = network.wiring.length - 1
         made = f"{{}} answers, one a frame; each comes {wait} frames after its frame, so that the last {wait} have none"
     else:
         made = "{} answers, one a frame"

@@ -58,6 +58,10 @@ def check_settings(
         raise ValueError(
             f"lag_scaling {lag_scaling!r} with a network that takes whole clips and has no lag; leave lag_scaling out"
         )
+    if lag_scaling != "off" and network.is_local:
+        raise ValueError(
+            f"lag_scaling {lag_scaling!r} with a greedy rule, whose gradients have no lag; leave lag_scaling out"
+        )
 
 
 def lag_factor(scaling: str, strength: float, frames: int) -> float:
