@@ -34,10 +34,11 @@ def help_text() -> str:
     rows = "\n".join(f"  {name:<{width}}  {line}" for name, line in COMMANDS.items())
     return (
         "usage: skip-sideways COMMAND [options]\n\n"
-        "Train video networks without blocking: Sideways, Skip-Sideways, and honest controls.\n\n"
+        "Train video networks without blocking: Sideways, Skip-Sideways, greedy modules, and honest controls.\n\n"
         f"commands:\n{rows}\n\n"
         "first run:   skip-sideways fit --data MovingDigits --model.wiring concat --model.gradient_edges newest "
         "--model.lr 6e-3\n"
+        "rules:       --model.rule sideways, greedy, greedy_frame, backprop_frame, backprop_shifted, backprop\n"
         "all options: skip-sideways COMMAND --help\n"
         "             skip-sideways fit --model.help ActionRecognition; skip-sideways fit --model.help FutureFrames;\n"
         "             skip-sideways fit --data.help MovingDigits\n"

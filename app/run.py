@@ -32,6 +32,7 @@ from lightning_modules.callbacks import (
     ClockArtifact,
     ConfusionArtifact,
     FrameProtocol,
+    ModuleCosts,
     SkippedClips,
     StepMemory,
     StepTime,
@@ -237,7 +238,7 @@ def _refuse_automatic(chosen: Mapping[str, Any]) -> None:
 
 
 def _measures() -> list[Callback]:
-    measured = [StepTime(), StepMemory(), TickLatency(), SkippedClips()]
+    measured = [ModuleCosts(), StepTime(), StepMemory(), TickLatency(), SkippedClips()]
     return [*measured, ClockArtifact(), ConfusionArtifact(), FrameProtocol(), PredictedFrames(), FrameTable()]
 
 

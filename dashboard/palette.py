@@ -1,6 +1,6 @@
 """The look of a line, the same on every page, in every scope and whatever is filtered away or still to come.
 
-    colour <- what the row is (rule; skips; frozen)      marker x dash <- the row's own name and wiring
+    colour <- what the row is (rule; skips; frozen; replay)      marker x dash <- the row's own name and wiring
 
 Known names have looks of their own (KNOWN), other names the look that a hash of name and wiring gives. Colour alone
 tells nothing: no two known names have the same marker and dash. Only where two lines shown together would have the same
@@ -17,6 +17,7 @@ from itertools import product
 import pandas as pd
 
 SKIP_SIDEWAYS, FROZEN, OTHER = "skip-sideways", "frozen", "other"
+ASYNCHRONOUS = "greedy, asynchronous"
 COLOURS = {  # what a row is, as `family` names it
     "backprop_shifted": "#0072B2",
     "backprop_frame": "#008060",
@@ -24,6 +25,7 @@ COLOURS = {  # what a row is, as `family` names it
     "sideways": "#D55E00",
     SKIP_SIDEWAYS: "#AA3377",
     "greedy": "#6A3D9A",
+    ASYNCHRONOUS: "#4C7A00",
     FROZEN: "#6B6B6B",
     OTHER: "#000000",
     # what no run trains: rows of the pages on predicted frames
@@ -63,16 +65,24 @@ KNOWN = (
     *("lower_units_at_a_tenth", "newest_edges", "newest_edges_max_pool", "skip_sideways_dense_lead"),
     *("skip_sideways_input_lead", "skip_sideways_newest_concat", "skip_sideways_newest_dense"),
     "skip_sideways_slow_lower",
+    *("greedy", "greedy_cnn", "greedy_two", "greedy_frame", "greedy_vq_17x", "greedy_vq_68x", "greedy_vq_228x"),
+    *(f"greedy_replay_{held}_slow_{slow}" for held in (1, 4, 30) for slow in ("1_0", "1_2", "1_5", "2_0")),
 )
 Style = tuple[int, int]  # marker, dash: their places in SHAPES and DASHES
 
 
 def family(rule: object, wiring: object, row: object = "") -> str:
-    """Return what a row is: its rule, but `skip-sideways` for sideways with skips, `frozen` for a row so called."""
-    if "frozen" in str(row).lower():
+    """Return what a row is: its rule, but `skip-sideways` for sideways with skips, `frozen` for a row so called.
+
+    Both greedy rules are one method; a row of them with `replay` in its name is `greedy, asynchronous`.
+    """
+    name = str(row).lower()
+    if "frozen" in name:
         return FROZEN
     if rule == "sideways" and wiring and wiring != "chain":
         return SKIP_SIDEWAYS
+    if rule in ("greedy", "greedy_frame"):
+        return ASYNCHRONOUS if "replay" in name else "greedy"
     return str(rule) if rule in COLOURS else OTHER
 
 

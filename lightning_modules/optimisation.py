@@ -54,14 +54,9 @@ def check_settings(
             f"lag_strength {lag_strength} with lag_scaling 'off', which uses none; use lag_scaling 'lower', 'inverse' "
             "or 'exponential', or leave lag_strength out"
         )
-    if lag_scaling != "off" and isinstance(network, ClipNetwork):
-        raise ValueError(
-            f"lag_scaling {lag_scaling!r} with a network that takes whole clips and has no lag; leave lag_scaling out"
-        )
-    if lag_scaling != "off" and network.is_local:
-        raise ValueError(
-            f"lag_scaling {lag_scaling!r} with a greedy rule, whose gradients have no lag; leave lag_scaling out"
-        )
+    if lag_scaling != "off" and (network.is_local or isinstance(network, ClipNetwork)):
+        what = "a network that takes whole clips and" if isinstance(network, ClipNetwork) else "a greedy rule, which"
+        raise ValueError(f"lag_scaling {lag_scaling!r} with {what} has no lag; leave lag_scaling out")
 
 
 def lag_factor(scaling: str, strength: float, frames: int) -> float:

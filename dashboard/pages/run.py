@@ -1,4 +1,4 @@
-"""Run: everything one run stored of itself: how it ended, its configuration, machine, stages, clock and mistakes.
+"""Run: everything one run stored of itself: how it ended, configuration, machine, modules, stages, clock, mistakes.
 
 Each part is read when it is there; where it is not, the page names the artifact that is missing.
 """
@@ -12,12 +12,23 @@ import pandas as pd
 import streamlit as st
 import yaml
 
-from dashboard import cached_artifacts, chosen_runs, clock_chart, confusion, links, run_facts
+from dashboard import (
+    cached_artifacts,
+    chosen_runs,
+    clock_chart,
+    confusion,
+    histories,
+    links,
+    module_curves,
+    run_curves,
+    run_facts,
+)
 from dashboard.artifacts import ArtifactError
 from dashboard.cached_artifacts import RunFacts
 from dashboard.clock_chart import NoClock
 from dashboard.confusion import NoMatrix
 from dashboard.names import code
+from dashboard.pages.learning import curve
 from dashboard.plain import sentence
 
 FUTURE_FRAMES = "future_frames"
@@ -61,6 +72,8 @@ def draw_runs(uri: str, runs: pd.DataFrame) -> None:
             st.dataframe(run_facts.metric_table(facts.metrics), hide_index=True, height=320, key="metrics_table")
         else:
             st.info("This run has logged nothing yet.")
+    if module_curves.figures(facts.metrics):
+        part("Modules", lambda: draw_modules(uri, run, facts))
     if run["task"] != FUTURE_FRAMES:  # which has no classes
         part("Confusion matrix", lambda: draw_confusion(uri, run))
     part("Stages and clock", lambda: draw_clock(uri, run))
@@ -138,6 +151,32 @@ def run_folder(config: str, tags: Mapping[str, str]) -> str | None:
     if tags.get("comparison") or not tags.get("run_name"):
         return None
     return f"{run_facts.one_line(str(root))}/{run_facts.one_line(tags['run_name'])}"
+
+
+def draw_modules(uri: str, run: pd.Series, facts: RunFacts) -> None:
+    """Draw a figure of each module over training, and the last values of all their figures."""
+    named = module_curves.with_curves(module_curves.figures(facts.metrics))
+    if named:
+        left, right = st.columns(2)
+        with left:
+            figure = links.choose("Figure of each module", named, "module_figure", default=next(iter(named)))
+        with right:
+            axis = links.choose("Against", histories.AXES, "axis")
+        keys = module_curves.keys_of(facts.metrics, figure)
+        points = run_curves.drawn({label: curve(uri, run, key, axis) for label, key in keys.items()})
+        if points.empty:
+            st.info(f"This run has no values of {code(figure)} that are finite numbers, or not on this axis.")
+        else:
+            st.altair_chart(
+                module_curves.chart(points, figure, axis),
+                key="modules_chart",
+                alt=f"{named[figure]} of {len(keys)} modules; their last values are in the table.",
+            )
+    st.dataframe(module_curves.table(facts.metrics), hide_index=True, key="modules_table", placeholder="–")
+    st.caption(
+        "Last values. Each module has a loss of its own; `ensemble`: the weighted mean of all modules' answers. "
+        "`cost`: multiply-accumulates and parameters of a module and of its head, and the head's share."
+    )
 
 
 def draw_confusion(uri: str, run: pd.Series) -> None:

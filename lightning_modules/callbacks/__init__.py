@@ -1,8 +1,9 @@
-"""Callbacks that measure a run, or store what its figures are about: the clock, the confusion matrix, protocols."""
+"""Callbacks that measure a run, or store what its figures are about: clock, confusion matrix, costs, protocols."""
 
 from lightning_modules.callbacks.clock import ClockArtifact
 from lightning_modules.callbacks.confusion import ConfusionArtifact
 from lightning_modules.callbacks.frame_protocol import FrameProtocol
+from lightning_modules.callbacks.module_costs import ModuleCosts
 from lightning_modules.callbacks.skipped_clips import SkippedClips
 from lightning_modules.callbacks.step_memory import StepMemory
 from lightning_modules.callbacks.step_time import StepTime
@@ -12,6 +13,7 @@ __all__ = [
     "ClockArtifact",
     "ConfusionArtifact",
     "FrameProtocol",
+    "ModuleCosts",
     "SkippedClips",
     "StepMemory",
     "StepTime",

@@ -4,6 +4,7 @@ rule               forward           backward
 sideways           t - i + 1         the frame whose gradient arrives, from the unit's first gradient tick on
 backprop_shifted   t - i + 1         none: it waits for the clip's end
 backprop_frame     t                 t: all units work on one frame
+greedy             t - j + 1         the same frame: every unit of module j learns at once
 """
 
 from collections.abc import Sequence

@@ -37,8 +37,7 @@ class Replay:
         order: in which they are drawn, `priority-lifo` or the public code's, `reference`.
         max_reuse: how often one is drawn at most; None: as often as there is nothing better.
         slow_downs: of each module, 1 or more: it works in one of so many steps; empty: no module is slow. One process
-            only: real processes are as slow as they are.
-        seed: of the schedule of slow modules.
+            only: real processes are as slow as they are. The schedule follows the run's seed.
 
     Raises:
         ValueError: a number that makes no sense.
@@ -48,7 +47,6 @@ class Replay:
     order: Order = "priority-lifo"
     max_reuse: int | None = None
     slow_downs: tuple[float, ...] = ()
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.size < 1:

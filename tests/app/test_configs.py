@@ -8,7 +8,7 @@ import yaml
 import app
 from app.cli import main
 from app.trainer_cli import SkipSidewaysCLI
-from tests.datamodules import miniature
+from tests.datamodules import cifar10_miniature, miniature
 
 CONFIGS = Path(app.__file__).parent / "configs"
 COMPLETE = sorted(CONFIGS.glob("experiments/*.yaml"))
@@ -51,10 +51,12 @@ def test_it_begins_with_one_line_of_intent_and_prints(path, capfd):
 
 
 @pytest.mark.parametrize("path", COMPLETE, ids=lambda p: p.name)
-def test_it_makes_objects(path, request):
+def test_it_makes_objects(path, request, tmp_path):
     config = yaml.safe_load(path.read_text())
     if config["data"]["class_path"] == "Weizmann":
         config["data"]["init_args"]["root"] = str(request.getfixturevalue("data_root") / "weizmann")
+    if config["data"]["class_path"] == "CIFAR10":
+        config["data"]["init_args"] |= {"root": str(cifar10_miniature.write(tmp_path)), "val_images": 6}
     config["trainer"] = config.get("trainer", {}) | {"logger": False}
     cli = SkipSidewaysCLI(args=config, run=False)
     assert cli.model.hparams["in_channels"] == cli.datamodule.channels
