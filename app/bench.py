@@ -12,7 +12,10 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_modules.metrics.head_cost import ModuleCost
 
 BASE = "backprop_shifted"
 GOAL = 1.05
@@ -67,6 +70,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 
     from lightning_modules.execution.schedule import shortest_clip
     from lightning_modules.metrics import step_cost
+    from lightning_modules.metrics.head_cost import module_costs
     from lightning_modules.metrics.interleaved import interleaved_times
     from lightning_modules.networks import UnitNetwork, build_network
 
@@ -83,18 +87,39 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     shape = (3, options.size, options.size)
     clips = {t: step_cost.random_clips(options.batch, t, shape, 10, options.device) for t in options.frames}
     timed = clips[options.frames[0]]
-    steps = {row.name: step_cost.training_step(network, row, timed) for row in step_cost.ROWS}
+    networks = {row.name: step_cost.network_of(network, row) for row in step_cost.ROWS}
+    steps = {row.name: step_cost.training_step(networks[row.name], row, timed) for row in step_cost.ROWS}
     device = timed.video_BTCHW.device
     with tqdm(total=options.rounds + 2 + len(steps) * len(clips), unit="round", file=sys.stderr) as bar:
         times = interleaved_times(steps, options.rounds, device, after_round=bar.update)
         results = []
         for row in step_cost.ROWS:
             result = _times_of(row.name, times, timed.frames)
+            if row.rule.local:
+                result["heads"] = head_shares(module_costs(networks[row.name], shape))
             for length, batch in clips.items():
-                result["memory"][str(length)] = vars(step_cost.step_memory(network, row, batch))
+                result["memory"][str(length)] = vars(step_cost.step_memory(networks[row.name], row, batch))
                 bar.update()
             results.append(result)
     return results
+
+
+def head_shares(costs: "Sequence[ModuleCost]") -> dict[str, float]:
+    """Return the number of modules, and what their heads add to the network's multiplications and parameters."""
+    return {
+        "modules": len(costs),
+        "mac_share": sum(c.head_macs for c in costs) / sum(c.macs for c in costs),
+        "parameter_share": sum(c.head_parameters for c in costs) / sum(c.parameters for c in costs),
+    }
+
+
+def heads_line(heads: dict[str, float]) -> str:
+    """Return a sentence on what the heads of greedy rows cost."""
+    return (
+        f"greedy: {heads['modules']} modules, whose heads add {100 * heads['mac_share']:.1f} % to the network's "
+        f"multiplications and {100 * heads['parameter_share']:.0f} % to its parameters; all figures of greedy rows "
+        "are with heads"
+    )
 
 
 def _times_of(name: str, times: dict[str, Any], frames: int) -> dict[str, Any]:
@@ -163,6 +188,19 @@ def verdict(results: list[dict[str, Any]]) -> str:
     return f"vectorised Sideways step / backprop step of the same network: {ratio:.2f} (CPU time), goal {GOAL}: {word}"
 
 
+def greedy_lines(results: list[dict[str, Any]]) -> list[str]:
+    """Return a line on the heads, and one on the greedy step against backprop; none of tables from before greedy."""
+    found = [r for r in results if r["row"] == "greedy vectorised"]
+    return [
+        line
+        for row in found
+        for line in (
+            heads_line(row["heads"]),
+            f"vectorised greedy step / backprop step of the same network: {row['cpu_ratio']:.2f} (CPU time)",
+        )
+    ]
+
+
 def markdown(run: dict[str, Any]) -> str:
     """Return results.md."""
     from app.comparison.formats import markdown_table
@@ -178,7 +216,8 @@ def markdown(run: dict[str, Any]) -> str:
         "Saved: most bytes that autograd held at one time. State: what the pipeline holds between two ticks.",
     ]
     body = [markdown_table(header, rows).strip() for header, rows in tables(run["rows"])]
-    return "\n\n".join([*head, *body, f"Goal: {verdict(run['rows'])}."]) + "\n"
+    greedy = [f"{line[0].upper()}{line[1:]}." for line in greedy_lines(run["rows"])]
+    return "\n\n".join([*head, *body, f"Goal: {verdict(run['rows'])}.", *greedy]) + "\n"
 
 
 def main(argv: list[str]) -> int:
@@ -193,7 +232,7 @@ def main(argv: list[str]) -> int:
     from app.comparison.formats import plain_table
 
     print("\n\n".join(plain_table(header, rows) for header, rows in tables(results)))
-    print(f"\n{verdict(results)}")
+    print("\n" + "\n".join([verdict(results), *greedy_lines(results)]))
     if options.output:
         run = {**provenance(argv, options), "rows": results}
         options.output.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,9 @@ so that Sideways does fewer passes than exact methods: each rate also stands *pe
 
 Two processes need not be twice as fast as one, even where neither waits for the other: caches and memory are shared.
 So rates and CPU times also stand beside the *ceiling*, that of as many one-process copies of the same training at once.
+
+Goal 8 is the published speed-up of Decoupled Greedy Learning, heads included, over backprop of the same network in one
+process: 1.85 on two devices, 3.03 on four (WRN-28-10).
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +26,7 @@ RATE_OVER_ANY_SCHEDULE = 1.0
 CPU_SMALL_MESSAGES, CPU_LARGE_MESSAGES, SMALL_MESSAGE_KIB = 1.10, 1.05, 64
 SAVED_LONG_OVER_SHORT, SAVED_OVER_ONE_FRAME, SAVED_OVER_GPIPE = 1.01, 0.35, 0.2
 ONE_FRAME_DEPTH = 4
+GREEDY_OVER_ONE_THREAD = {2: 1.85, 4: 3.03}  # by devices, as published
 NO_SCHEDULES = ("whole", "accumulated", "vectorised")
 SCHEDULES_OF_GOAL_2 = ("GPipe", "1F1B")
 
@@ -34,7 +38,7 @@ class Verdict:
     Args:
         goal: its number in the list of goals.
         what: the figure of which the ratio is taken.
-        row: Sideways' row.
+        row: Sideways' row, or greedy's.
         base: the row beside it.
         figure: the ratio.
         bound: the ratio asked for.
@@ -67,6 +71,7 @@ class Verdict:
         return [f"{self.goal} {self.what}", self.row, self.base, *figures]
 
 
+GREEDY_HEADER = ("greedy", "over", "x rate", "x rate, a core each", "x CPU")
 HEADER = ("goal", "row", "over", "x", "asked", "", "x per pass", "of the ceiling")
 
 
@@ -211,6 +216,58 @@ def _memory(row: Row, base: Row, bound: float) -> Verdict:
     return Verdict(4, "saved bytes", row["row"], base["row"], ratio, bound, False)
 
 
+def _greedy(rows: Rows, frames: int) -> list[Row]:
+    """Return greedy's rows in stages, one for each executor and update, by the first transport."""
+    found = rows_with(_timed(rows), rule="greedy", placement="stages", frames=frames)
+    return list({(row["executor"], row["update"]): row for row in reversed(found)}.values())[::-1]
+
+
+def _greedy_copies(rows: Rows, own: Row) -> list[Row]:
+    same = {key: own[key] for key in ("rule", "executor", "frames", "update")}
+    return rows_with(_timed(rows), placement="copies", **same)
+
+
+def goal_8(rows: Rows, frames: int, stages: int) -> list[Verdict]:
+    """Rate of greedy in stages over one-process backprop on one thread with as many updates, at once or one by one.
+
+    Args:
+        rows: of a setting.
+        frames: T of the clips that are compared.
+        stages: devices; no verdict where no speed-up was published for so many.
+    """
+    if (bound := GREEDY_OVER_ONE_THREAD.get(stages)) is None:
+        return []
+    found = []
+    for own in _greedy(rows, frames):
+        of_ceiling = next((rate_ratio(own, copies) for copies in _greedy_copies(rows, own)), None)
+        bases = rows_with(_plain(_timed(rows), frames if own["update"] == "clip" else 1), threads=1)
+        found += [_against(8, own, base, bound, of_ceiling) for base in bases]
+    return found
+
+
+def greedy_beside(rows: Rows, frames: int) -> list[list[str]]:
+    """Return how greedy's rows in stages compare with backprop and greedy in one process, and with others in stages.
+
+    The schedule is the fastest at any m, and so may have more or fewer updates. With a core each: the ratio of the CPU
+    times of the busiest processes, the rate that is left where nobody waits for another or for a core.
+
+    Returns:
+        Cells under `GREEDY_HEADER`.
+    """
+    timed, found = _timed(rows), []
+    schedules = [row for row in rows_with(timed, rule="backprop") if row["executor"] not in NO_SCHEDULES]
+    for own in _greedy(rows, frames):
+        same = {key: own[key] for key in ("rule", "executor", "frames", "update")}
+        plain = rows_with(_plain(timed, frames if own["update"] == "clip" else 1), threads=1)
+        alone = rows_with(timed, placement="one process", **same)
+        naive = rows_with(timed, rule="backprop", executor="vectorised", frames=frames, update=own["update"])
+        for base in [*plain, *alone, *_sideways(timed, frames, own["update"]), *naive, *_fastest(schedules)]:
+            busiest = median_ratio(base["busiest_cpu_ms"], own["busiest_cpu_ms"])
+            ratios = (rate_ratio(own, base), busiest, cpu_ratio(own, base))
+            found.append([own["row"], base["row"], *(f"{ratio:.3g}" for ratio in ratios)])
+    return found
+
+
 def ceiling(rows: Rows) -> list[str]:
     """Return a line on what the machine gives to copies of one-process backprop, over a single one; none without."""
     plain = rows_with(_timed(rows), executor="accumulated", threads=1)
@@ -229,10 +286,13 @@ def own_loss(scheduled: Mapping[int, int], seen: Mapping[int, int]) -> str:
     return f"goal 6, own loss of frame 1 at unit {bottom} of {depth}: tick {seen.get(bottom)}, {word}"
 
 
-def verdicts(rows: Rows, lengths: Sequence[int], depth: int, message_kib: float) -> list[Verdict]:
-    """Return every comparison that the rows allow."""
+def verdicts(
+    rows: Rows, lengths: Sequence[int], depth: int, message_kib: float, stages: int | None = None
+) -> list[Verdict]:
+    """Return every comparison that the rows allow, for a number of stages also those of greedy."""
     found = []
     for frames in lengths:
         found += [*goal_1(rows, frames), *goal_2(rows, frames), *goal_3(rows, frames, message_kib)]
+        found += [] if stages is None else goal_8(rows, frames, stages)
     found += goal_4(rows, lengths, depth)
     return sorted(found, key=lambda verdict: verdict.goal)

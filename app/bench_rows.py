@@ -8,7 +8,7 @@ from lightning_modules.metrics.stage_cost import passes_done
 if TYPE_CHECKING:
     from lightning_modules.metrics.stage_bench import Result, SettingResults
 
-CONTESTANT = ("rule", "stash", "executor", "placement", "transport", "frames", "update", "threads")
+CONTESTANT = ("rule", "stash", "executor", "placement", "transport", "frames", "update", "threads", "laps")
 
 
 def rows_of(found: "SettingResults") -> list[dict[str, Any]]:
@@ -29,7 +29,7 @@ def _row(found: "SettingResults", result: "Result") -> dict[str, Any]:
         "updates_per_round": setting.round_frames
         if contestant.update == "frame"
         else setting.round_frames // contestant.frames,
-        "passes": passes_done(contestant, setting.make_wiring()),
+        "passes": passes_done(contestant, setting.make_wiring(contestant.rule)),
         "frames_per_second": frames / percentile(wall, 50) * 1000 if wall else None,
         "cpu_ms_per_frame": percentile(cpu, 50) / frames if cpu else None,
         "tick_p50_ms": result.tick_p50_ms,
@@ -38,4 +38,5 @@ def _row(found: "SettingResults", result: "Result") -> dict[str, Any]:
         "peak_mib": [m.peak_mib for m in result.memory],
         "wall_ms": wall,
         "cpu_ms": cpu,
+        "busiest_cpu_ms": result.busiest_ms,
     }

@@ -1,9 +1,9 @@
 """`skip-sideways bench --stages N`: depth-parallel training beside its peers, in the same processes.
 
-Sideways in stages, one process each, beside naive model-parallel and one-process backprop and, with --peers, the
-exact pipelines of torch.distributed.pipelining and torchgpipe: the same units, frames, batch and optimizer, in
-interleaved rounds. Copies of one process that send nothing show what the machine has to give. The network has units
-of equal cost. The machine should have a free core for each stage.
+Sideways and greedy (DGL, a module for each stage) in stages, one process each, beside naive model-parallel and
+one-process backprop and, with --peers, the exact pipelines of torch.distributed.pipelining and torchgpipe: the same
+units, frames, batch and optimizer, in interleaved rounds. Copies of one process that send nothing show what the
+machine has to give. The network has units of equal cost. The machine should have a free core for each stage.
 """
 
 import argparse
@@ -89,7 +89,8 @@ def contestants_of(options: argparse.Namespace, setting: "Setting") -> tuple[lis
     from lightning_modules.metrics.stage_cost import copies_of, our_contestants
     from lightning_modules.metrics.stage_peers import cannot_run, peer_contestants
 
-    found, absent = our_contestants(options.frames, options.transport), dict[str, list[str]]()
+    found = our_contestants(options.frames, options.transport, round_frames=setting.round_frames)
+    absent = dict[str, list[str]]()
     found += copies_of(found)
     for peer in peer_contestants(options.micro) if options.peers else []:
         if why := cannot_run(setting, peer):
@@ -103,6 +104,7 @@ def measure(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
     """Measure everything; return what goes to results.json."""
     from tqdm import tqdm
 
+    from app.bench import head_shares
     from app.bench_rows import rows_of
     from lightning_modules.metrics.own_loss import scheduled_ticks
     from lightning_modules.metrics.stage_bench import WARM_UP, measure_setting
@@ -117,6 +119,7 @@ def measure(options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
         "round_frames": setting.round_frames,
         "own_loss_scheduled": scheduled_ticks(setting.make_wiring()),
         "own_loss_seen": found.own_loss_ticks,
+        "greedy_heads": head_shares(setting.greedy_costs()),
         "absent": absent,
         "rows": rows_of(found),
     }

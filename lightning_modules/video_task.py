@@ -33,12 +33,13 @@ from lightning_modules.execution import (
     clip_gradients,
 )
 from lightning_modules.execution.clip_loss import Loss
+from lightning_modules.execution.greedy import stage_modules
 from lightning_modules.execution.team import Team
 from lightning_modules.metrics.codebooks import codebook_figures
 from lightning_modules.metrics.gradients import gradient_health, is_logged, with_all_edges
 from lightning_modules.networks import ClipNetwork, UnitNetwork
 from lightning_modules.networks.heads import HEADS
-from lightning_modules.networks.local_modules import LocalModules, cut_for_rule
+from lightning_modules.networks.local_modules import LocalModules, codebooks_kept, cut_for_rule
 from lightning_modules.optimisation import (
     LAG_STRENGTH,
     MOMENTUM,
@@ -311,19 +312,21 @@ class VideoTask(LightningModule, ABC):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Find the batch's gradients under the rule and change the weights; one counted step per update."""
-        if not len(batch["label"]):
+        if not len(batch["label"]) and not self.team.draws:
             self._train_on_nothing(batch_idx)
             return
-        batch, inputs = self.read(batch)
+        batch, inputs = (batch, _no_inputs(self.device)) if self.team.draws else self.read(batch)
         train = self._train_in_steps if self.rule.hands_over else self._train_clip
         result = train(batch, inputs, batch_idx)
         self.frames_seen += self.team.frames_of_all_clips(int(inputs.lengths_B.sum()))
+        if self.team.is_asynchronous:
+            self._log_newest(result, batch)
+            return
         self.log("frames_seen", float(self.frames_seen))
         if self.team.stages == 1 or self._figures_are_due():
             self.log_dict(self._training_figures(result, batch))
         if self._figures_are_due():
-            self.log_dict(self._memory.figures())
-            self.log_dict(codebook_figures(self.network))
+            self.log_dict(self._memory.figures() | self._codebook_figures())
 
     def read(self, batch: Batch) -> tuple[Batch, Inputs]:
         """Return the batch with its videos as floats, and what the network reads of it."""
@@ -350,7 +353,7 @@ class VideoTask(LightningModule, ABC):
         """Return the figures of the batch, which only the stage with the outputs knows by itself."""
         figures = None
         if self.team.has_output:
-            own = self.batch_figures(result, batch)
+            own: dict[str, Any] = dict(self.batch_figures(result, batch))
             if not own:
                 return {}
             replicas = self.team.from_all_clips(torch.stack([value.float() for value in own.values()]))
@@ -361,13 +364,35 @@ class VideoTask(LightningModule, ABC):
         """Return the losses of all modules, in whatever stage they work; none where there is one loss."""
         if not result.answers:
             return {}
-        own = {f"train/loss/module_{j}": answer.loss for j, answer in result.answers.items()}
+        replicas = self.team.from_all_clips(torch.stack([answer.loss for answer in result.answers.values()]).cpu())
+        own = {f"train/loss/module_{j}": x for j, x in zip(result.answers, torch.stack(replicas).mean(0), strict=True)}
         return {name: loss for part in self.team.from_all_stages(own) for name, loss in part.items()}
+
+    def _codebook_figures(self) -> dict[str, Any]:
+        """Return the figures of all codebooks, each from the stage in which it learns."""
+        own = codebook_figures(self.network, stage_modules(self.network, self.team.stage))
+        parts = self.team.from_all_stages(own) if self.hparams["vq_groups"] else [own]
+        return {name: value for part in parts for name, value in part.items()}
+
+    def _log_newest(self, result: ClipGradients, batch: Batch) -> None:
+        """Log what stages that do not wait for one another know of each other; at an epoch's end they meet for it."""
+        if not self._figures_are_due():
+            return
+        modules = stage_modules(self.network, self.team.stage)
+        own: dict[str, Any] = dict(self.batch_figures(result, batch))
+        own |= {f"train/loss/module_{j}": answer.loss for j, answer in result.answers.items()}
+        own |= self._memory.figures(modules) | codebook_figures(self.network, modules)
+        if not self.team.draws:
+            own["frames_seen"] = float(self.frames_seen)
+        self.log_dict(self.team.newest_figures(own, meet=self._is_last_batch()))
+
+    def _is_last_batch(self) -> bool:
+        """Whether an epoch, or the training, ends with this batch."""
+        return self.trainer.is_last_batch or 0 <= self.trainer.max_steps <= self.trainer.global_step
 
     def _figures_are_due(self) -> bool:
         """Whether Lightning stores this batch's figures: to fetch them from another stage at every batch costs time."""
-        is_last = self.trainer.is_last_batch or 0 <= self.trainer.max_steps <= self.trainer.global_step
-        return is_last or self.trainer._logger_connector.should_update_logs
+        return self._is_last_batch() or self.trainer._logger_connector.should_update_logs
 
     def _gradients(self, batch: Batch, inputs: Inputs, **options: Any) -> ClipGradients:
         options = {"rule": self.rule, "executor": self.executor, "stage": self.team.stage, "loss": self.loss, **options}
@@ -395,7 +420,9 @@ class VideoTask(LightningModule, ABC):
         optimizer = self._raw_optimizer()
         if self._logs_gradients(batch_idx):
             clip_rule = replace(self.rule, update="clip", replay=None)
-            self._log_gradients(batch, self._gradients(batch, inputs, rule=clip_rule, executor="vectorised").gradients)
+            with codebooks_kept(self.network):
+                found = self._gradients(batch, inputs, rule=clip_rule, executor="vectorised").gradients
+            self._log_gradients(batch, found)
 
         def on_tick(gradients: Mapping[str, Tensor]) -> None:
             set_gradients(self.network, self.team.average(gradients))
@@ -464,8 +491,17 @@ class VideoTask(LightningModule, ABC):
             "start_weights": self._start_weights,
             "gradients": self.team.from_all_units(gradients),
             "stream": self._train_stream.state_dict(),
-            "replay": self._memory.state_dict(),
+            "replay": self._replay_state(),
         }
+
+    def _replay_state(self) -> dict[str, Any]:
+        """Return the state of the buffers; of several stages' only the counts: they start again with empty ones."""
+        state = self._memory.state_dict()
+        if not self.team.is_asynchronous:
+            return state
+        own = self._memory.updates(stage_modules(self.network, self.team.stage))
+        updates = {j: count for part in self.team.from_all_stages(own) for j, count in part.items()}
+        return {**state, "updates": updates, "buffers": {}}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take back what `on_save_checkpoint` added."""
@@ -475,6 +511,12 @@ class VideoTask(LightningModule, ABC):
         self._restored_gradients = state.get("gradients", {})
         self._train_stream.load_state_dict(state.get("stream"))
         self._memory.load_state_dict(state.get("replay"))
+
+
+def _no_inputs(device: torch.device) -> Inputs:
+    """Return what is read of a batch where minibatches come from other stages: no clips, of one frame each."""
+    none = torch.zeros(0, dtype=torch.long, device=device)
+    return Inputs(torch.zeros(0, 1, 1, 1, 1, device=device), none, none)
 
 
 def _check_training(rule: Rule, accumulate: int) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from lightning_modules.execution.pipeline_state import PipelineState
 from lightning_modules.execution.schedule import shortest_clip
 from lightning_modules.execution.stage import Stage
+from lightning_modules.execution.work_schedule import WorkSchedule
 from lightning_modules.networks.clip_network import ClipNetwork
 from lightning_modules.networks.unit_network import UnitNetwork
 from lightning_modules.rules import Rule
@@ -48,6 +49,13 @@ def check_combination(network: UnitNetwork | ClipNetwork, rule: Rule, executor: 
             raise ValueError(f"executor 'cuda_graph' with rule {rule.name!r}; use executor 'vectorised' or 'pipelined'")
         raise ValueError(
             "executor 'cuda_graph' with stash 'exact', whose past inputs have no fixed place; use executor 'pipelined'"
+        )
+    if rule.replay and len(rule.replay.slow_downs) > 1:
+        WorkSchedule(rule.replay.slow_downs, 0, modules=network.module_count)
+    if rule.local and not rule.pipelines and rule.update == "frame":
+        raise ValueError(
+            f"update 'frame' with rule {rule.name!r}, whose modules work on all frames together; use update 'clip', or "
+            "rule 'greedy' with executor 'pipelined'"
         )
     if executor == "vectorised" and rule.pipelines and rule.update == "frame":
         raise ValueError("update 'frame' changes weights at every tick; executor 'vectorised' cannot: use 'pipelined'")

@@ -7,7 +7,7 @@
 Vectorised, a module works on all ticks of its clips at once; an edge between modules is a shift by one tick forward,
 and has no way back. Pipelined, all modules work at each tick on the messages of the tick before. Both give the same
 numbers (methods.md section 4 [C]; the clock [D]), and so do several stages: each process does this for its own modules,
-receives what they read and sends what others read. A stage never waits for one above it.
+receives what they read and sends what others read (stage_messages.py). A stage never waits for one above it.
 
 What goes from one module to another is quantised where the sending unit has a quantiser; its codebook stays as it is
 until the batch is over, and then makes one step.
@@ -16,17 +16,20 @@ Shape legend: B clips, T frames, S ticks of one module's answers, N any number o
 width, K numbers of an answer.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_modules.execution.arguments import check_gives_output
 from lightning_modules.execution.clip_loss import Answer, Loss, joined_targets, last_targets, targets_at, valid_ticks
 from lightning_modules.execution.pipeline_state import PipelineState
 from lightning_modules.execution.schedule import target_frame
 from lightning_modules.execution.stage import Stage, first_tick
+from lightning_modules.execution.stage_messages import StageMessages
+from lightning_modules.layers.vector_quantiser import Packed
 from lightning_modules.networks.clip_network import ClipNetwork
 from lightning_modules.networks.unit_network import UnitNetwork
 from lightning_modules.networks.wiring import INPUT
@@ -66,6 +69,7 @@ class ModulePass:
         logits_BSK: its answers.
         valid_BS: which of them count.
         gradients: summed, by parameter name; none where nothing is learnt.
+        packed: what is sent, as codes, by unit: where they were asked for.
     """
 
     sent: dict[int, Tensor]
@@ -73,6 +77,7 @@ class ModulePass:
     logits_BSK: Tensor
     valid_BS: Tensor
     gradients: dict[str, Tensor]
+    packed: dict[int, Packed]
 
 
 def whole_batch(network: Network, video_BTCHW: Tensor, targets: Tensor, lengths_B: Tensor) -> list[Clips]:
@@ -106,13 +111,34 @@ def summed_loss(answer_NK: Tensor, targets_N: Tensor, weight_N: Tensor, loss: Lo
     return (loss(answer_NK, targets_N) * weight_N).sum()
 
 
-def _sent(network: Network, outputs: Mapping[int, Tensor], *, learn: bool) -> dict[int, Tensor]:
-    """Return outputs as other modules read them: detached, and quantised where the unit has a quantiser."""
-    sent = {}
+def _sent(
+    network: Network,
+    outputs: Mapping[int, Tensor],
+    *,
+    learn: bool,
+    pack: Collection[int] = (),
+    own_N: Tensor | None = None,
+) -> tuple[dict[int, Tensor], dict[int, Packed]]:
+    """Return outputs as other modules read them, detached, quantised where the unit has a quantiser.
+
+    And the codes of the units in `pack` that have one. With `own_N` codebooks learn from these rows alone: the others
+    are padding.
+    """
+    sent, packed = dict[int, Tensor](), dict[int, Packed]()
     for unit, output in outputs.items():
         quantiser = network.quantiser(unit)
-        sent[unit] = output.detach() if quantiser is None else quantiser(output.detach(), learn=learn)
-    return sent
+        if quantiser is None:
+            sent[unit] = output.detach()
+            continue
+        if learn and own_N is not None:
+            quantiser(output[own_N], learn=True)
+        learn_all = learn and own_N is None
+        if unit in pack:
+            packed[unit] = quantiser.encode(output, learn=learn_all)
+            sent[unit] = quantiser.decode(packed[unit])
+        else:
+            sent[unit] = quantiser(output, learn=learn_all)
+    return sent, packed
 
 
 def _gradients(network: Network, module: int, total: Tensor) -> dict[str, Tensor]:
@@ -124,7 +150,14 @@ def _gradients(network: Network, module: int, total: Tensor) -> dict[str, Tensor
 
 
 def module_pass(
-    network: Network, module: int, clips: Clips, rule: Rule, loss: Loss | None, *, learn: bool = True
+    network: Network,
+    module: int,
+    clips: Clips,
+    rule: Rule,
+    loss: Loss | None,
+    *,
+    learn: bool = True,
+    pack: Collection[int] = (),
 ) -> ModulePass:
     """Do one module's work on some clips, all ticks at once [C, methods.md section 4].
 
@@ -135,11 +168,12 @@ def module_pass(
         rule: one with local losses.
         loss: None: answers only.
         learn: find gradients, and let quantisers gather what they learn from.
+        pack: units whose codes are returned too, where they have any.
     """
     learn = learn and loss is not None
     with torch.set_grad_enabled(learn):
         if isinstance(network, ClipNetwork):
-            shape = None
+            shape = own_N = None
             outputs, answer_BK = network.module_forward(module, clips.messages)
             answers_SBK, about = answer_BK[None], [1]
             valid_BS = clips.lengths_B[:, None] > 0
@@ -152,6 +186,7 @@ def module_pass(
             answers_SBK = answer_NK.unflatten(0, shape)
             about = [asked_frame(network, module, rule, tick) for tick in ticks]
             valid_BS = valid_ticks(first, clips.frames, clips.lengths_B)
+            own_N = None if bool(valid_BS.all()) else valid_BS.T.flatten()
             if clips.targets.dim() > 1:
                 valid_BS = valid_BS & (torch.tensor(about, device=valid_BS.device) >= 1)
         total = answers_SBK.new_zeros(())
@@ -160,10 +195,11 @@ def module_pass(
             weight_SB = valid_BS.T.to(answers_SBK.dtype)
             total = summed_loss(answers_SBK.flatten(0, 1), targets_SB.flatten(0, 1), weight_SB.flatten(), loss)
     gradients = _gradients(network, module, total) if learn else {}
-    sent = _sent(network, outputs, learn=learn)
+    sent, packed = _sent(network, outputs, learn=learn, pack=pack, own_N=own_N)
     if shape is not None:
         sent = {unit: x.unflatten(0, shape) for unit, x in sent.items()}
-    return ModulePass(sent, total.detach(), answers_SBK.detach().transpose(0, 1), valid_BS, gradients)
+    logits_BSK = answers_SBK.detach().transpose(0, 1)
+    return ModulePass(sent, total.detach(), logits_BSK, valid_BS, gradients, packed)
 
 
 def _at_ticks(network: UnitNetwork, module: int, source: int, clips: Clips, rule: Rule, ticks: range) -> Tensor:
@@ -229,37 +265,37 @@ def run_vectorised(
 
     With a `stage` those of its modules. Without a `loss` there are no gradients, and nothing is learnt.
     """
+    if isinstance(network, UnitNetwork):
+        check_gives_output(network, rule, video_BTCHW.shape[1])
     parts = whole_batch(network, video_BTCHW, targets, lengths_B)
-    if stage is not None and stage.has_video:
-        _send(stage, INPUT, 0, video_BTCHW.transpose(0, 1))
+    others = None if stage is None else _opened(network, stage, parts[0])
+    pack = () if others is None else others.units
     answers, gradients = {}, dict[str, Tensor]()
     for module in stage_modules(network, stage):
-        if stage is not None:
-            _receive(network, module, stage, parts[0].messages)
-        passes = [module_pass(network, module, part, rule, loss) for part in parts]
+        if others is not None:
+            others.receive_all(network.module_sources(module), parts[0].messages)
+        passes = [module_pass(network, module, part, rule, loss, pack=pack) for part in parts]
         answers[module] = mean_answer(passes, parts, len(lengths_B))
         gradients.update(mean_gradients(passes))
         needed = needed_above(network, module)
         for part, done in zip(parts, passes, strict=True):
             part.messages = {j: m for j, m in (part.messages | done.sent).items() if j in needed}
-        if stage is not None:
+        if others is not None:
             for unit, message in passes[0].sent.items():
-                _send(stage, unit, 0, message)
+                others.send(unit, 0, message, passes[0].packed.get(unit))
         del passes
     return answers, gradients
 
 
-def _receive(network: Network, module: int, stage: Stage, messages: dict[int, Tensor]) -> None:
-    """Take in what a module reads from other stages."""
-    for source in network.module_sources(module):
-        if source not in messages and (channels := stage.channels("activation", source)):
-            # A copy: modules above may read it after the exchange has used its memory again.
-            messages[source] = stage.receive(channels[0], 0).clone()
-
-
-def _send(stage: Stage, unit: int, tick: int, message: Tensor) -> None:
-    for channel in stage.channels("activation", unit):
-        stage.send(channel, tick, message)
+def _opened(network: Network, stage: Stage, clips: Clips) -> StageMessages:
+    """Return the messages to and from other stages, the frames sent."""
+    assert isinstance(network, UnitNetwork)
+    messages = StageMessages(network, stage)
+    if stage.has_video:
+        messages.send(INPUT, 0, clips.messages[INPUT])
+    else:
+        clips.messages = {}  # a stage may be told the frames, as targets
+    return messages
 
 
 class GreedyPipeline:
@@ -271,7 +307,6 @@ class GreedyPipeline:
         loss: None: answers only.
         state: where to go on from; None starts empty.
         stage: the modules that work here; None: all of them, in one process.
-        frames: length of the clip; needed where there are other stages.
     """
 
     def __init__(
@@ -282,12 +317,12 @@ class GreedyPipeline:
         state: PipelineState | None = None,
         *,
         stage: Stage | None = None,
-        frames: int = 0,
     ) -> None:
         self.network, self.rule, self.loss = network, rule, loss
         self.state = state or PipelineState()
         self.stage = stage
-        self.frames = frames
+        self._others = None if stage is None else StageMessages(network, stage)
+        self._packed = () if self._others is None else self._others.units
         self.modules = stage_modules(network, stage)
         self._first = {j: network.wiring.position(network.module_units(j)[-1]) for j in self.modules}
 
@@ -319,6 +354,7 @@ class GreedyPipeline:
         if self.stage is not None and self.stage.on_tick_start is not None:
             self.stage.on_tick_start(self.state.tick)
         answers, losses, gradients = dict[int, Tensor](), dict[int, Tensor](), dict[str, Tensor]()
+        own_B = None if weight_B is None else weight_B > 0
         new: dict[int, Tensor] = {}
         arrived: dict[int, Tensor] = {}
         for module in self.modules:
@@ -334,9 +370,9 @@ class GreedyPipeline:
                     weight_N = answer.new_ones(len(answer)) if weight_B is None else weight_B
                     total = summed_loss(answer, target, weight_N, self.loss)
                     losses[module] = total.detach()
-            sent = _sent(self.network, outputs, learn=learn)
+            sent, packed = _sent(self.network, outputs, learn=learn, pack=self._packed, own_N=own_B)
             new.update(sent)
-            self._publish(sent)
+            self._publish(sent, packed)
             if target is not None:
                 gradients.update(_gradients(self.network, module, total))
             answers[module] = answer.detach()
@@ -350,19 +386,19 @@ class GreedyPipeline:
         if self.stage is None or source in self.stage.units:
             return self.state.activations[source]
         if source not in arrived:
-            (channel,) = self.stage.channels("activation", source)
-            arrived[source] = self.stage.receive(channel, self.state.tick)
+            assert self._others is not None
+            arrived[source] = self._others.receive(source, self.state.tick)
         return arrived[source]
 
-    def _publish(self, sent: Mapping[int, Tensor]) -> None:
-        if self.stage is not None and self.state.tick < self.frames:
+    def _publish(self, sent: Mapping[int, Tensor], packed: Mapping[int, Packed]) -> None:
+        if self._others is not None:
             for unit, message in sent.items():
-                _send(self.stage, unit, self.state.tick + 1, message)
+                self._others.send(unit, self.state.tick + 1, message, packed.get(unit))
 
     def send_frame(self, tick: int, frame_BCHW: Tensor) -> None:
         """Send the frame of a later tick to the other stages that read it."""
-        if self.stage is not None:
-            _send(self.stage, INPUT, tick, frame_BCHW)
+        if self._others is not None:
+            self._others.send(INPUT, tick, frame_BCHW)
 
 
 def run_pipelined(
@@ -381,7 +417,7 @@ def run_pipelined(
     With `on_tick` (`update: frame`) each tick's mean gradients are handed over, and none are returned.
     """
     frames = video_BTCHW.shape[1]
-    pipeline = GreedyPipeline(network, rule, loss, state, stage=stage, frames=frames)
+    pipeline = GreedyPipeline(network, rule, loss, state, stage=stage)
     start, shortest = pipeline.state.tick, int(lengths_B.min())
     has_video = stage is None or stage.has_video
     targets, before = joined_targets(pipeline.state.targets, targets, start=start)
@@ -412,7 +448,8 @@ def run_pipelined(
                 summed[name] = summed[name] + gradient if name in summed else gradient
     if stage is not None and stage.on_clip_end is not None:
         stage.on_clip_end()
-    pipeline.state.targets = last_targets(targets, network.depth)
+    oldest = max(1 - asked_frame(network, j, rule, 1) for j in pipeline.modules)  # frames ago, that is asked for
+    pipeline.state.targets = last_targets(targets, 1 + oldest)
     done, means = dict[int, Answer](), dict[str, Tensor]()
     for module, given in answers.items():
         valid_BS = valid_ticks(pipeline._first[module], frames, lengths_B, start=start)

@@ -18,7 +18,7 @@ In several processes (`stage.replay`) each stage does this for its own modules, 
 has gone on to its next batch; see strategies/replay_link.py.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -64,7 +64,8 @@ class ReplayMemory:
     """
 
     def __init__(self) -> None:
-        self.step = 0
+        self.step = self.resumed = 0
+        self.seed = torch.initial_seed() % 2**31  # of the schedule of slow modules: the run's
         self._buffers: dict[int, ReplayBuffer] = {}
         self._updates: dict[int, int] = {}
         self._codebooks: dict[int, tuple[int, Tensor]] = {}
@@ -96,24 +97,32 @@ class ReplayMemory:
             self._codebooks[unit] = (version, quantiser.codebook.detach().clone())
         return self._codebooks[unit][1]
 
-    def figures(self) -> dict[str, float]:
-        """Return what is logged: each buffer's age and reuse since the last call, its bytes, each module's updates."""
+    def updates(self, modules: Collection[int] | None = None) -> dict[int, int]:
+        """Return how often each module has learnt from a minibatch, of `modules` or of all."""
+        return {j: count for j, count in sorted(self._updates.items()) if modules is None or j in modules}
+
+    def figures(self, modules: Collection[int] | None = None) -> dict[str, float]:
+        """Return what is logged of `modules`, or of all.
+
+        Each buffer's age and reuse since the last call, its bytes, and each module's updates.
+        """
         found: dict[str, float] = {}
         for module, buffer in sorted(self._buffers.items()):
             named = buffer.figures() | {"bytes": float(buffer.nbytes)}
             found |= {f"buffer/{name}/module_{module}": value for name, value in named.items()}
-        return found | {f"updates/module_{module}": float(count) for module, count in sorted(self._updates.items())}
+        return found | {f"updates/module_{module}": float(count) for module, count in self.updates(modules).items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain containers and tensors, for a checkpoint."""
         held = {module: buffer.state_dict() for module, buffer in self._buffers.items()}
-        return {"step": self.step, "updates": dict(self._updates), "buffers": self._restored | held}
+        return {"step": self.step, "seed": self.seed, "updates": dict(self._updates), "buffers": self._restored | held}
 
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
         """Go on from what `state_dict` described; None: from the start."""
         self.__init__()  # type: ignore[misc]
         if state is not None:
-            self.step, self._updates = state["step"], dict(state["updates"])
+            self.step = self.resumed = state["step"]
+            self.seed, self._updates = state["seed"], dict(state["updates"])
             self._restored = dict(state["buffers"])
 
 
@@ -136,17 +145,25 @@ def run_replayed(
     batch = whole_batch(network, video_BTCHW, targets, lengths_B) if stage is None or stage.has_video else None
     link = None if stage is None else stage.replay
     if link is None:
+        memory.step += 1
         return _step(network, batch, rule, loss, memory, on_update, stage)
     answers: dict[int, Answer] = {}
     asked = targets
+    below = stage_modules(network, stage)[0]
     while not link.is_over():
-        below = stage_modules(network, stage)[0]
+        memory.step = max(memory.step, memory.resumed + link.now)
         for number, content in link.incoming():
+            memory.step = max(memory.step, number)
             memory.buffer(below, rule, lengths_B.device).push(_from_plain(content), number)
-        found, asked = _step(network, batch, rule, loss, memory, on_update, stage)
+        found, drawn = _step(network, batch, rule, loss, memory, on_update, stage)
         answers |= found
+        if found and max(found) == max(answers):
+            asked = drawn
         if batch is not None:
             break
+        if not found:
+            link.rest()
+    link.end_batch()
     return answers, asked
 
 
@@ -160,9 +177,8 @@ def _step(
     stage: Stage | None,
 ) -> tuple[dict[int, Answer], Tensor]:
     """Let every module of a stage that works in this step draw, learn and push, the highest first."""
-    memory.step += 1
     device = next(network.parameters()).device
-    works = _schedule(network, rule, stage).works(memory.step)
+    works = _schedule(network, rule, stage, memory.seed).works(memory.step)
     modules = stage_modules(network, stage)
     answers, gradients = dict[int, Answer](), dict[str, Tensor]()
     asked = torch.empty(0, device=device)
@@ -194,12 +210,12 @@ def _step(
     return answers, asked
 
 
-def _schedule(network: Network, rule: Rule, stage: Stage | None) -> WorkSchedule:
+def _schedule(network: Network, rule: Rule, stage: Stage | None, seed: int) -> WorkSchedule:
     assert rule.replay is not None
     slow_downs = rule.replay.slow_downs
     if len(slow_downs) <= 1 or stage is not None:
         slow_downs = (slow_downs or (1.0,)) * network.module_count
-    return WorkSchedule(slow_downs, rule.replay.seed, modules=network.module_count)
+    return WorkSchedule(slow_downs, seed, modules=network.module_count)
 
 
 def _content(

@@ -29,13 +29,13 @@ class Route:
         ticks: one message for each, in order.
         shape: of every message.
         dtype: of every message.
-        decoded: of codes: the shape of what they stand for.
+        dense: of codes: the route as it would be without them.
     """
 
     ticks: tuple[int, ...]
     shape: torch.Size
     dtype: torch.dtype
-    decoded: torch.Size | None = None
+    dense: "Route | None" = None
 
     @property
     def nbytes(self) -> int:
@@ -66,14 +66,24 @@ class Exchange(Protocol):
 class ReplayLink(Protocol):
     """Carries minibatches from the stage below and to the stage above; nobody waits (rules with replay buffers)."""
 
+    @property
+    def now(self) -> int:
+        """Number of the batch that the first stage works on, as far as is known here."""
+
     def incoming(self) -> list[tuple[int, Any]]:
-        """Return the minibatches that have come since the last call, each with its sender's step, oldest first."""
+        """Begin a step; return the minibatches that have come since the last, each with its time, oldest first."""
 
     def outgoing(self, number: int, content: Any) -> None:
         """Send a minibatch to the stage above."""
 
     def is_over(self) -> bool:
-        """Whether the first stage has gone on to its next batch; there it is never."""
+        """Whether the first stage's batch is over; there it never is."""
+
+    def rest(self) -> None:
+        """Let some time pass: there was nothing to draw."""
+
+    def end_batch(self) -> None:
+        """End the work for a batch; the first stage's batch is over with that."""
 
 
 class StageError(RuntimeError):
@@ -199,7 +209,7 @@ def clip_routes(
     """
     clips, frames = video_BTCHW.shape[:2]
     shapes = message_shapes(network, tuple(video_BTCHW.shape[2:]))
-    routes = {}
+    routes: dict[Channel, Route] = {}
     for channel in placement.channels:
         if not training and channel.kind == "gradient":
             continue
@@ -223,7 +233,7 @@ def _channel_routes(network: UnitNetwork, channel: Channel, dense: Route, rule: 
     book = quantiser.codebook
     ticks = dense.ticks if rule.update == "frame" else dense.ticks[:1]
     return {
-        channel: Route(dense.ticks, torch.Size((codes,)), torch.uint8, decoded=dense.shape),
+        channel: Route(dense.ticks, torch.Size((codes,)), torch.uint8, dense),
         replace(channel, kind="codebook"): Route(ticks, book.shape, book.dtype),
     }
 

@@ -39,6 +39,16 @@ class Team:
         """Whether outputs and losses are found in this process."""
         return self.stage is None or self.stage.has_output
 
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether stages train without waiting for one another."""
+        return False
+
+    @property
+    def draws(self) -> bool:
+        """Whether training batches are empty here: what is learnt from comes from other stages, through buffers."""
+        return False
+
     def average(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the mean over all processes that found gradients for the same units on other clips."""
         return dict(gradients)
@@ -63,3 +73,12 @@ class Team:
     def from_all_stages(self, value: T) -> list[T]:
         """Return, in every stage, each stage's value."""
         return [value]
+
+    def newest_figures(self, own: Mapping[str, Any], *, meet: bool) -> dict[str, Any]:
+        """Return all stages' figures, the newest of each name, for the logs of stages that do not wait for each other.
+
+        Args:
+            own: this stage's new ones.
+            meet: whether all stages wait here and get the same; else only the first stage gets any, what it knows.
+        """
+        return dict(own)

@@ -4,7 +4,7 @@ import ctypes
 import gc
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import torch
@@ -69,6 +69,7 @@ class Result:
         tick_p50_ms: of the slowest stage, where there are ticks.
         tick_p95_ms: the same.
         memory: of each process that worked.
+        busiest_ms: CPU time of the process that needed most, of every round.
     """
 
     contestant: Contestant
@@ -76,6 +77,7 @@ class Result:
     memory: list[StageMemory]
     tick_p50_ms: float | None = None
     tick_p95_ms: float | None = None
+    busiest_ms: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -119,13 +121,20 @@ def measure_setting(
 
 def _result(contestant: Contestant, found: Sequence[Found]) -> Result:
     name = contestant.name
-    times = round_times([f.spans[name] for f in found]) if contestant.timed else Times()
-    memory = [f.memory[name] for f in found if name in f.memory]
+    result = Result(contestant, Times(), [f.memory[name] for f in found if name in f.memory])
+    if contestant.timed:
+        spans, laps = [f.spans[name] for f in found], contestant.laps
+        times = round_times(spans)
+        result = replace(
+            result,
+            times=Times([wall / laps for wall in times.wall_ms], [cpu / laps for cpu in times.cpu_ms]),
+            busiest_ms=[1000 * max(s.cpu_s for s in of_round) / laps for of_round in zip(*spans, strict=True)],
+        )
     ticks = [f.tick_ms[name] for f in found if f.tick_ms.get(name)]
     if not ticks:
-        return Result(contestant, times, memory)
+        return result
     p50, p95 = (max(percentile(values, q) for values in ticks) for q in (50, 95))
-    return Result(contestant, times, memory, p50, p95)
+    return replace(result, tick_p50_ms=p50, tick_p95_ms=p95)
 
 
 def _work(process: Process, setting: Setting, contestants: Sequence[Contestant], rounds: int) -> Found:

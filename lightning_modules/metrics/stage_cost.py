@@ -7,9 +7,18 @@ frames of B clips make a round:
     m = 2              | 1 2 | 3 4 | 5 6 | 7 8 |  an exact schedule: 4 updates, each of two micro-batches of one frame
 
 Copies show what the machine has to give: every process trains the whole network on all frames, and sends nothing.
+
+Greedy rows train the same units, put together in one module a stage, each below the last with a head of its own: the
+heads' cost is part of every figure. Vectorised, a stage sends its messages of a whole clip at once and goes on with the
+next clip, so that a run's first clip fills the pipeline, once; such a row goes through the round's frames several
+times (laps) and its times are those of one lap:
+
+    stage 1    | clip 1 | clip 2 | clip 3 | ...
+    stage 2             | clip 1 | clip 2 | clip 3 | ...
 """
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,13 +34,16 @@ from lightning_modules.execution.placement import cut, whole
 from lightning_modules.execution.schedule import first_gradient_tick, first_output_tick
 from lightning_modules.execution.stage import Exchange, Stage
 from lightning_modules.metrics.equal_units import COLOURS, equal_units
+from lightning_modules.metrics.head_cost import ModuleCost, module_costs
 from lightning_modules.networks import UnitNetwork
+from lightning_modules.networks.local_modules import LocalModules, cut_into_modules
 from lightning_modules.networks.wiring import Wiring, make_wiring
 from lightning_modules.rules import make_rule
 from lightning_modules.rules.rule import Update
 
 CLASSES = 10
 RATE = 1e-6  # moves nothing far: a step's cost does not depend on where it leads
+STEADY = 32  # clips of a timed row whose pipeline is filled once, by the first
 Placement = Literal["one process", "stages", "copies"]
 
 
@@ -69,14 +81,29 @@ class Setting:
         """Units of each stage."""
         return (self.depth // self.stages,) * self.stages
 
-    def make_wiring(self) -> Wiring:
-        """Return the wiring."""
-        return make_wiring(self.wiring, self.depth)
+    def make_wiring(self, rule: str = "sideways") -> Wiring:
+        """Return the wiring, under `greedy` with a module for each stage."""
+        wiring = make_wiring(self.wiring, self.depth)
+        return replace(wiring, modules=self.units, gradients="local") if rule == "greedy" else wiring
 
     def make_network(self) -> UnitNetwork:
         """Return the network, the same in every process."""
         torch.manual_seed(0)
         return equal_units(self.depth, channels=self.channels, blocks=self.blocks, classes=CLASSES, wiring=self.wiring)
+
+    def network_of(self, network: UnitNetwork, rule: str) -> UnitNetwork:
+        """Return a copy that a rule trains: under `greedy` with a module for each stage, the same heads everywhere."""
+        network = copy.deepcopy(network)
+        if rule == "greedy":
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(1)
+                cut_into_modules(network, LocalModules(modules=self.units))
+        return network
+
+    def greedy_costs(self) -> list[ModuleCost]:
+        """Return what each module costs, and its head."""
+        frame_shape = (COLOURS, self.size, self.size)
+        return module_costs(self.network_of(self.make_network(), "greedy"), frame_shape)
 
     def make_frames(self) -> Tensor:
         """Return the frames of a round (round_frames, B, C, H, W), noise."""
@@ -89,7 +116,7 @@ class Contestant:
     """One way to train.
 
     Args:
-        rule: `backprop`, or `sideways`.
+        rule: `backprop`, `sideways`, or `greedy`.
         executor: `whole` or `accumulated` (plain PyTorch: an update's frames at once, or one after another),
             `vectorised`, `pipelined`, or an exact schedule's name.
         placement: where the units are.
@@ -99,6 +126,7 @@ class Contestant:
         threads: of one process.
         stash: Sideways' stash.
         timed: False: only its memory is measured.
+        laps: how often a timed round goes through its frames; times are those of one lap.
     """
 
     rule: str
@@ -110,6 +138,7 @@ class Contestant:
     threads: int = 1
     stash: Literal["none", "exact"] = "none"
     timed: bool = True
+    laps: int = 1
 
     @property
     def name(self) -> str:
@@ -132,7 +161,7 @@ class Part:
 
     Args:
         step: one clip, or one update of an exact schedule; takes its number in the round.
-        steps: how many make a round.
+        steps: how many make a round, laps included.
         module: what trains here.
         threads: while it runs.
         tick_starts_s: grows by the start of each tick where there are ticks; a clip's start is marked by NaN.
@@ -194,7 +223,7 @@ def our_part(
     exchange: Exchange | None,
 ) -> Part:
     """Return a stage's part, or the whole, of training by `clip_gradients`."""
-    network = copy.deepcopy(network)
+    network = setting.network_of(network, contestant.rule)
     in_stages = contestant.placement == "stages"
     placement = cut(network.wiring, setting.units) if in_stages else whole(network.wiring)
     starts: list[float] = []
@@ -207,9 +236,9 @@ def our_part(
 
     def step(number: int) -> None:
         starts.append(float("nan"))
-        train(clips[number], labels)
+        train(clips[number % len(clips)], labels)
 
-    return Part(step, len(clips), network, contestant.threads, starts)
+    return Part(step, contestant.laps * len(clips), network, contestant.threads, starts)
 
 
 def clip_trainer(
@@ -244,9 +273,14 @@ def passes_done(contestant: Contestant, wiring: Wiring) -> float:
     """Return the share of an exact method's work that is done, a unit's backward counted as twice its forward.
 
     A clip's first frames fill the pipeline: unit i works from tick i on, and has gradients from tick 2D - i on. With a
-    stash its forward is done a second time.
+    stash its forward is done a second time. A greedy module works from its own tick on, with a gradient at each; heads
+    are left out.
+
+    Args:
+        contestant: whose work.
+        wiring: as the setting makes it for the contestant's rule.
     """
-    if contestant.rule != "sideways":
+    if contestant.rule == "backprop":
         return 1.0
     units, frames = range(1, wiring.depth + 1), contestant.frames
     forward = sum(frames - first_output_tick(wiring, i) + 1 for i in units)
@@ -257,14 +291,15 @@ def passes_done(contestant: Contestant, wiring: Wiring) -> float:
 
 
 def our_contestants(
-    clips: Sequence[int], transports: Sequence[str], threads: Sequence[int] = (1, 2)
+    clips: Sequence[int], transports: Sequence[str], threads: Sequence[int] = (1, 2), *, round_frames: int = 64
 ) -> list[Contestant]:
-    """Return one-process backprop and Sideways, naive model-parallel backprop, and Sideways in stages.
+    """Return one-process backprop, Sideways and greedy, naive model-parallel backprop, Sideways and greedy in stages.
 
     Args:
         clips: lengths; the first is that of all rows, the others' rows are few.
-        transports: for Sideways; the other rows in stages take the first.
+        transports: for Sideways and greedy; the other rows in stages take the first.
         threads: for one-process backprop.
+        round_frames: of a setting.
     """
     first, best = clips[0], transports[0]
     found = []
@@ -276,6 +311,7 @@ def our_contestants(
         found.append(Contestant("backprop", "vectorised", "stages", first, update, best))
         found += [Contestant("sideways", "pipelined", "stages", first, update, t) for t in transports]
     found.append(Contestant("sideways", "pipelined", "stages", first, "clip", best, stash="exact"))
+    found += greedy_contestants(clips, transports, round_frames)
     for length in clips[1:]:
         found.append(Contestant("backprop", PLAIN[0], "one process", length, timed=False))
         found.append(Contestant("backprop", "vectorised", "stages", length, "clip", best, timed=False))
@@ -284,12 +320,25 @@ def our_contestants(
     return found
 
 
+def greedy_contestants(clips: Sequence[int], transports: Sequence[str], round_frames: int) -> list[Contestant]:
+    """Return greedy in one process and in stages; of other lengths than the first only their memory is measured."""
+    first, best = clips[0], transports[0]
+    laps = math.ceil(STEADY * first / round_frames)
+    found = [Contestant("greedy", executor, "one process", first) for executor in OURS]
+    found.append(Contestant("greedy", "vectorised", "stages", first, "clip", best, laps=laps))
+    found += [Contestant("greedy", "pipelined", "stages", first, "clip", t) for t in transports]
+    found.append(Contestant("greedy", "pipelined", "stages", first, "frame", best))
+    others = [(executor, length) for length in clips[1:] for executor in OURS]
+    return found + [Contestant("greedy", e, "stages", length, "clip", best, timed=False) for e, length in others]
+
+
 def copies_of(contestants: Sequence[Contestant]) -> list[Contestant]:
-    """Return the copies that show the machine's ceiling: of one-process backprop, and of Sideways in stages.
+    """Return the copies that show the machine's ceiling: of one-process backprop, Sideways and greedy in stages.
 
     Args:
-        contestants: who takes part; all rows of Sideways with the same clips and updates have the same copies.
+        contestants: who takes part; all rows of a rule with the same executor, clips and updates have the same copies.
     """
     plain = [c for c in contestants if (c.executor, c.threads) == ("accumulated", 1)]
-    ours = [c for c in contestants if (c.rule, c.placement, c.stash) == ("sideways", "stages", "none")]
-    return list(dict.fromkeys(replace(c, placement="copies", transport=None) for c in [*plain, *ours]))
+    ours = [c for c in contestants if c.rule != "backprop" and (c.placement, c.stash) == ("stages", "none")]
+    own = [c for c in [*plain, *ours] if c.timed]
+    return list(dict.fromkeys(replace(c, placement="copies", transport=None, laps=1) for c in own))

@@ -1,8 +1,10 @@
 """What a training step costs under each executor and rule: the rows, a step of each to time, and its memory.
 
-A step is loss, gradients and the optimizer's update.
+A step is loss, gradients and the optimizer's update. Rows with local losses train a copy of the network that is cut
+into as many modules as it gives: their heads' cost is part of every figure.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -14,6 +16,7 @@ from lightning_modules.execution import clip_gradients
 from lightning_modules.metrics.latency import synchronise
 from lightning_modules.metrics.memory import MIB, SavedTensors, peak_mib, reset_peak, storage_bytes, tensors_in
 from lightning_modules.networks import UnitNetwork
+from lightning_modules.networks.local_modules import LocalModules, cut_into_modules
 from lightning_modules.optimisation import set_gradients
 from lightning_modules.rules import Rule, make_rule
 
@@ -34,6 +37,9 @@ ROWS = (
     Row("sideways pipelined", make_rule("sideways"), "pipelined"),
     Row("sideways pipelined, stash exact", make_rule("sideways", stash="exact"), "pipelined"),
     Row("sideways pipelined, update frame", make_rule("sideways", update="frame"), "pipelined"),
+    Row("greedy vectorised", make_rule("greedy"), "vectorised"),
+    Row("greedy pipelined", make_rule("greedy"), "pipelined"),
+    Row("greedy pipelined, update frame", make_rule("greedy", update="frame"), "pipelined"),
 )
 
 
@@ -63,8 +69,24 @@ def random_clips(batch: int, frames: int, frame_shape: tuple[int, int, int], cla
     return Clips(video_BTCHW.to(device), labels_B.to(device))
 
 
+def network_of(network: UnitNetwork, row: Row) -> UnitNetwork:
+    """Return the network that a row trains: the one given, or a copy with modules and heads where losses are local."""
+    if not row.rule.local:
+        return network
+    network = copy.deepcopy(network)
+    device = next(network.parameters()).device
+    cut_into_modules(network, LocalModules())
+    return network.to(device)
+
+
 def training_step(network: UnitNetwork, row: Row, clips: Clips) -> Callable[[], None]:
-    """Return a function that does one training step: gradients, and SGD with a rate that moves nothing far."""
+    """Return a function that does one training step: gradients, and SGD with a rate that moves nothing far.
+
+    Args:
+        network: as `network_of` gives it for the row.
+        row: the rule and executor.
+        clips: the batch.
+    """
     optimizer = SGD(network.parameters(), lr=1e-6)
 
     def update(gradients: Mapping[str, Tensor]) -> None:
@@ -117,7 +139,7 @@ def _state_mib(network: UnitNetwork, row: Row, clips: Clips) -> float:
 
 
 def step_memory(network: nn.Module, row: Row, clips: Clips) -> Memory:
-    """Measure the memory of one training step."""
+    """Measure the memory of one training step of the network that `network_of` gives for the row."""
     assert isinstance(network, UnitNetwork)
     device = clips.video_BTCHW.device
     step = training_step(network, row, clips)

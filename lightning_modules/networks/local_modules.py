@@ -11,7 +11,8 @@ A head belongs to its module's last unit, a quantiser to the unit whose output i
 with them learning rate, clipping, stage and place in a checkpoint.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -188,3 +189,15 @@ def _quantiser(channels: int, local: LocalModules) -> VectorQuantiser | None:
             )
         return None
     return VectorQuantiser(channels, local.vq_groups, local.vq_codes, decay=local.vq_decay)
+
+
+@contextmanager
+def codebooks_kept(network: UnitNetwork | ClipNetwork) -> Iterator[None]:
+    """Undo what the codebooks learn inside the block, for gradients that are only looked at."""
+    quantisers = [part for part in network.modules() if isinstance(part, VectorQuantiser)]
+    before = [{name: value.clone() for name, value in part.state_dict().items()} for part in quantisers]
+    try:
+        yield
+    finally:
+        for part, state in zip(quantisers, before, strict=True):
+            part.load_state_dict(state)

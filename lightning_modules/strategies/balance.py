@@ -6,17 +6,21 @@
     balanced          [2, 3]
 
 Stages do not wait for one another, so the slowest one's time is the period: a frame enters, and every unit is updated,
-once in a period. All of this is ours [D].
+once in a period. Units that are put together in modules with losses of their own stay together: a module takes the
+unit's place, and is timed as it works, with its head. All of this is ours [D].
 """
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from itertools import pairwise
 from math import fsum, inf
 from statistics import median
 
 import torch
 from torch import Tensor
 
+from lightning_modules.execution.greedy import trainable
 from lightning_modules.execution.stage import message_shapes
 from lightning_modules.networks.unit_network import UnitNetwork
 from lightning_modules.rules.rule import Rule
@@ -43,15 +47,36 @@ def unit_times(
         device: is waited for, so that queued work counts.
         rule: with `stash: exact` a unit does a second forward.
     """
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with _random_state_kept(device):
         steps = [_unit_step(network, unit, frame_shape, clips, device, rule) for unit in range(1, network.depth + 1)]
-        times_ms: list[list[float]] = [[] for _ in steps]
-        end = time.perf_counter() + _BUDGET_S
-        for number in range(1 + _MOST_ROUNDS):
-            if number > 1 and time.perf_counter() > end:
-                break
-            for step, found in zip(steps, times_ms, strict=True):
-                found.append(_timed_ms(step, device))
+        return _times(steps, device)
+
+
+def module_times(
+    network: UnitNetwork, frame_shape: tuple[int, int, int], clips: int, device: torch.device
+) -> list[float]:
+    """Return each module's median time in ms for one frame of a batch: forward with head, backward, codes to send.
+
+    Loss and gradient stay inside a module: there is no input gradient. What quantisers learn is not part of it, and
+    otherwise as `unit_times`, with the same arguments.
+    """
+    with _random_state_kept(device):
+        modules = range(1, network.module_count + 1)
+        return _times([_module_step(network, module, frame_shape, clips, device) for module in modules], device)
+
+
+def _random_state_kept(device: torch.device) -> AbstractContextManager[object]:
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
+def _times(steps: Sequence[Callable[[], None]], device: torch.device) -> list[float]:
+    times_ms: list[list[float]] = [[] for _ in steps]
+    end = time.perf_counter() + _BUDGET_S
+    for number in range(1 + _MOST_ROUNDS):
+        if number > 1 and time.perf_counter() > end:
+            break
+        for step, found in zip(steps, times_ms, strict=True):
+            found.append(_timed_ms(step, device))
     return [median(found[1:]) for found in times_ms]
 
 
@@ -97,6 +122,50 @@ def _unit_step(
     return step
 
 
+def _module_step(
+    network: UnitNetwork, module: int, frame_shape: tuple[int, int, int], clips: int, device: torch.device
+) -> Callable[[], None]:
+    """Return a function that does a module's work of one tick, on noise."""
+    shapes, dtype = message_shapes(network, tuple(frame_shape)), next(network.parameters()).dtype
+    sources = network.module_sources(module)
+    messages = {j: torch.rand(clips, *shapes[j], device=device, dtype=dtype) for j in sources}
+    wanted = list(trainable(network, module).values())
+
+    def step() -> None:
+        with torch.set_grad_enabled(bool(wanted)):
+            outputs, answer = network.module_forward(module, messages)
+            for unit, output in outputs.items():
+                if (quantiser := network.quantiser(unit)) is not None:
+                    quantiser.encode(output)
+            if wanted:
+                torch.autograd.grad(answer.sum(), wanted, allow_unused=True)
+
+    return step
+
+
+def units_in_stages(sizes: Sequence[int], modules: Sequence[int]) -> list[int]:
+    """Return the number of units in each stage.
+
+    Args:
+        sizes: modules in each stage.
+        modules: units in each module.
+    """
+    ends = [sum(sizes[: n + 1]) for n in range(len(sizes))]
+    return [sum(modules[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
+
+
+def modules_in_stages(sizes: Sequence[int], modules: Sequence[int]) -> list[int] | None:
+    """Return the number of modules in each stage; None where a stage ends inside a module.
+
+    Args:
+        sizes: units in each stage.
+        modules: units in each module.
+    """
+    counts = {sum(modules[:n]): n for n in range(len(modules) + 1)}
+    ends = [counts.get(sum(sizes[:n])) for n in range(len(sizes) + 1)]
+    return [b - a for a, b in pairwise(ends)] if None not in ends else None  # type: ignore[operator]
+
+
 def balanced(times: Sequence[float], stages: int) -> list[int]:
     """Return the number of units in each stage, lowest first, such that the slowest stage takes least.
 
@@ -140,45 +209,48 @@ def stage_times(times: Sequence[float], sizes: Sequence[int]) -> list[float]:
     return [fsum(times[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
 
 
-def report(times: Sequence[float], sizes: Sequence[int]) -> str:
-    """Return a table of the stages, the period, and a hint where one unit alone sets it.
+def report(times: Sequence[float], sizes: Sequence[int], part: str = "unit") -> str:
+    """Return a table of the stages, the period, and a hint where one unit, or one module, alone sets it.
 
     Args:
-        times: of each unit, in ms.
-        sizes: units in each stage.
+        times: of each unit, or module, in ms.
+        sizes: units, or modules, in each stage.
+        part: `unit` or `module`.
     """
     in_stages, ends = stage_times(times, sizes), [sum(sizes[: n + 1]) for n in range(len(sizes))]
     period = max(in_stages)
-    lines = ["stage  units         ms  share of the period"]
+    lines = [f"stage  {part + 's':<14}ms  share of the period"]
     for stage, (ms, end, size) in enumerate(zip(in_stages, ends, sizes, strict=True)):
         units = f"{end}" if size == 1 else f"{end - size + 1}-{end}"
         lines.append(f"{stage:>5}  {units:<6} {ms:>9.2f}  {100 * ms / period:>4.0f} %")
     lines.append(f"period {period:.2f} ms a frame, mean of the stages {fsum(in_stages) / len(sizes):.2f} ms")
-    return "\n".join(lines + _hint(times, sizes))
+    return "\n".join(lines + _hint(times, sizes, part))
 
 
-def _hint(times: Sequence[float], sizes: Sequence[int]) -> list[str]:
+def _hint(times: Sequence[float], sizes: Sequence[int], part: str) -> list[str]:
     in_stages = stage_times(times, sizes)
     period, mean = max(in_stages), fsum(in_stages) / len(sizes)
     stage = in_stages.index(period)
     if sizes[stage] > 1 or period <= _DOMINATES * mean:
         return []
-    unit = sum(sizes[: stage + 1])
+    number = sum(sizes[: stage + 1])
     enough = next(s for s in range(1, len(sizes) + 1) if max(stage_times(times, balanced(times, s))) <= period * _SAME)
     fewer = f", or use fewer stages: {enough} of them are as fast" if enough < len(sizes) else ""
+    less = "split it into two units" if part == "unit" else "give it fewer units (--model.modules)"
     return [
-        f"hint: unit {unit} alone sets the period, {period / mean:.1f} x the mean stage; "
-        f"narrow it, or split it into two units{fewer}"
+        f"hint: {part} {number} alone sets the period, {period / mean:.1f} x the mean stage; "
+        f"narrow it, or {less}{fewer}"
     ]
 
 
-def given_sizes(balance: str | Sequence[int], stages: int, depth: int) -> list[int] | None:
+def given_sizes(balance: str | Sequence[int], stages: int, depth: int, modules: Sequence[int] = ()) -> list[int] | None:
     """Return the stage sizes that a user gave, checked; None where they are to be measured.
 
     Args:
         balance: `auto`, or the number of units in each stage, the lowest first: a list, or text like "2,1,2".
         stages: how many there are.
         depth: number of units of the network.
+        modules: units in each module, which stay together; none where there are no modules.
 
     Raises:
         ValueError: with what was given, what was expected, and what to give instead.
@@ -186,13 +258,19 @@ def given_sizes(balance: str | Sequence[int], stages: int, depth: int) -> list[i
     if isinstance(balance, str) and balance.strip().lower() == "auto":
         return None
     sizes = _numbers(balance)
-    example = ",".join(map(str, balanced([1.0] * depth, stages)))
+    parts = list(modules) or [1] * depth
+    example = ",".join(map(str, units_in_stages(balanced([1.0] * len(parts), stages), parts)))
     use = f"give {stages} numbers that add up to {depth}, such as {example}, or 'auto'"
     if len(sizes) != stages:
         raise ValueError(f"balance {sizes} is for {len(sizes)} stages, but there are {stages}; {use}")
     if min(sizes) < 1 or sum(sizes) != depth:
         raise ValueError(
             f"balance {sizes} places {sum(sizes)} units, the network has {depth}, at least 1 a stage; {use}"
+        )
+    if modules_in_stages(sizes, parts) is None:
+        raise ValueError(
+            f"balance {sizes} cuts inside a module: they have {list(modules)} units, the lowest first, and a module "
+            f"works in one stage; {use}"
         )
     return sizes
 

@@ -9,6 +9,8 @@
 
 With `stages 2` the same four processes are two replicas of two stages, each on clips of its own, and their gradients
 are averaged. Rules that cannot be pipelined (exact backprop) run as naive model parallelism: one stage works at a time.
+Under rules with local losses a stage has whole modules, messages only go up, and every stage has targets and losses.
+With replay buffers between them stages do not wait for one another in training (replay_link.py, asynchronous.py).
 """
 
 from collections.abc import Mapping
@@ -28,14 +30,24 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
 from lightning_modules.execution.placement import Placement, cut
-from lightning_modules.execution.stage import Stage, StageError
+from lightning_modules.execution.stage import Stage, StageError, message_bytes
 from lightning_modules.execution.team import Team
 from lightning_modules.networks import UnitNetwork
-from lightning_modules.strategies.balance import balanced, given_sizes, report, unit_times
+from lightning_modules.strategies.asynchronous import check_asynchronous, never_meet
+from lightning_modules.strategies.balance import (
+    balanced,
+    given_sizes,
+    module_times,
+    modules_in_stages,
+    report,
+    unit_times,
+    units_in_stages,
+)
 from lightning_modules.strategies.launcher import StageLauncher
 from lightning_modules.strategies.letters import Letters, for_tensors
 from lightning_modules.strategies.mesh import Mesh
 from lightning_modules.strategies.mixed import TRANSPORTS, Transport, make_exchange
+from lightning_modules.strategies.replay_link import ReplayLink
 from lightning_modules.strategies.stage_batches import StageBatches, StatefulStageBatches
 from lightning_modules.strategies.stage_team import StageTeam
 from lightning_modules.strategies.stage_weights import StageWeights
@@ -90,6 +102,7 @@ class DepthParallelStrategy(DDPStrategy):
         self._weights: StageWeights | None = None
         self._watchdog: Watchdog | None = None
         self._loaders = 0
+        self._link: ReplayLink | None = None  # of stages that train without waiting for one another
 
     @property
     def stages(self) -> int:
@@ -168,7 +181,8 @@ class DepthParallelStrategy(DDPStrategy):
                 f"{self.stages} stages for {network.depth} units: each stage needs at least one; use "
                 f"--trainer.devices {network.depth} or fewer, or --model.depth {self.stages} where the network has it"
             )
-        given_sizes(self.balance, self.stages, network.depth)
+        self._check_modules(network)
+        given_sizes(self.balance, self.stages, network.depth, network.wiring.modules)
         if self.transport not in TRANSPORTS:
             raise ValueError(f"transport {self.transport!r}; expected one of {', '.join(TRANSPORTS)}")
         if self.stages > 1 and module.hparams.get("executor") == "cuda_graph":
@@ -180,12 +194,34 @@ class DepthParallelStrategy(DDPStrategy):
                 "log_gradients_every compares with exact backprop over the whole network, which no stage has; "
                 "leave it out, or train on one device to see alignment"
             )
+        if self._is_asynchronous:
+            check_asynchronous(trainer, module.rule.replay, self.stages, self.mesh.replicas)
         if trainer.state.fn == TrainerFn.PREDICTING and self.mesh.replicas > 1:
             raise ValueError(
                 f"predict with {self.mesh.replicas} replicas would write one table for each; use --trainer.devices "
                 f"{self.stages}, or leave the strategy out"
             )
         return network
+
+    def _check_modules(self, network: UnitNetwork) -> None:
+        """Refuse what modules with losses of their own cannot do in stages and replicas.
+
+        Raises:
+            ValueError: with what to type instead.
+        """
+        count, replicas = network.module_count, self.mesh.replicas
+        if count and self.stages > count:
+            raise ValueError(
+                f"{self.stages} stages for {count} modules of {list(network.wiring.modules)} units: a module works in "
+                f"one stage; use --trainer.devices {count} or fewer, or --model.modules {self.stages} where the "
+                f"network's {network.depth} units allow it"
+            )
+        if replicas > 1 and any(network.quantiser(unit) for unit in range(1, network.depth + 1)):
+            one = f"--trainer.devices {self.stages}" if self.stages > 1 else "one device without a strategy"
+            raise ValueError(
+                f"vq_groups with {replicas} replicas, each of which would learn codebooks of its own; use {one}, or "
+                "--model.vq_groups 0"
+            )
 
     def _equal_weights(self) -> None:
         """Start from the first process's weights, whatever the others drew."""
@@ -220,20 +256,71 @@ class DepthParallelStrategy(DDPStrategy):
             phase=watchdog.phase,
         )
         watchdog.on_failure(exchange.interrupt)
-        stage = Stage(placement, mesh.stage, exchange, watchdog.on_tick, watchdog.on_clip_end)
-        return StageTeam(mesh, stage, network, letters, self._twins(mesh), watchdog.collective)
+        self._link = None
+        if self._is_asynchronous and trainer.state.fn == TrainerFn.FITTING:
+            self._link = self._make_link(network, placement, store, watchdog)
+            never_meet(trainer)
+        stage = Stage(placement, mesh.stage, exchange, watchdog.on_tick, watchdog.on_clip_end, self._link)
+        return StageTeam(mesh, stage, network, letters, self._twins(mesh), watchdog.collective, self._link)
+
+    @property
+    def _is_asynchronous(self) -> bool:
+        """Whether stages train without waiting for one another."""
+        return self.stages > 1 and self._module().rule.replay is not None
+
+    def _make_link(
+        self, network: UnitNetwork, placement: Placement, store: dist.Store, watchdog: Watchdog
+    ) -> ReplayLink:
+        replay, stage = self._module().rule.replay, self.mesh.stage
+        tops = {network.module_units(j)[-1]: j for j in range(1, network.module_count + 1)}
+        return ReplayLink(
+            dist.PrefixStore("replay", store),
+            stage,
+            self.stages,
+            tops[placement.stages[stage][-1]],
+            watchdog.check,
+            lost=watchdog.lost,
+            phase=watchdog.phase,
+            on_update=watchdog.on_update,
+            on_batch_end=watchdog.on_clip_end,
+            buffer=replay.size,
+        )
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Do a training step; of stages that do not wait for one another, the first one's says when it is over."""
+        with nullcontext() if self._link is None else self._link.batch():
+            result = super().training_step(*args, **kwargs)
+        self._log_bytes_sent(*args)
+        return result
+
+    def _log_bytes_sent(self, batch: Any, *_: Any) -> None:
+        """Log what a batch's messages of each module to other stages came to, in bytes a clip, in every process.
+
+        Tensors, or codes and codebooks; every stage's copy. Not the letters, which carry labels and figures.
+        """
+        module, clips = self._module(), len(batch["label"])
+        if not module.rule.local or self._link is not None or not clips or not module._figures_are_due():
+            return
+        assert self._team is not None
+        assert self._team.stage is not None
+        sums: dict[str, float] = {}
+        for unit, count in message_bytes(self._team.stage.routes).items():
+            name = f"bytes_sent/module_{module.network.wiring.position(unit)}" if unit else "bytes_sent/frames"
+            sums[name] = sums.get(name, 0.0) + count / clips
+        module.log_dict(sums)
 
     def _stage_sizes(self, trainer: "pl.Trainer", network: UnitNetwork) -> list[int]:
         """Return the given cut, the checkpoint's, or the best by the units' times; the same in every process."""
-        sizes = given_sizes(self.balance, self.stages, network.depth)
+        modules = network.wiring.modules or (1,) * network.depth
+        sizes = given_sizes(self.balance, self.stages, network.depth, network.wiring.modules)
         if sizes is None and self._sizes is not None and len(self._sizes) == self.stages:
-            sizes = self._sizes
+            sizes = self._sizes if modules_in_stages(self._sizes, modules) else None
         if self.stages > 1 and trainer.state.fn == TrainerFn.FITTING:
             sizes = self.broadcast(self._timed_sizes(trainer, network, sizes) if self.is_global_zero else None)
-        return sizes or balanced([1.0] * network.depth, self.stages)
+        return sizes or units_in_stages(balanced([1.0] * len(modules), self.stages), modules)
 
     def _timed_sizes(self, trainer: "pl.Trainer", network: UnitNetwork, sizes: list[int] | None) -> list[int] | None:
-        """Time the units, print what each stage takes, and return the sizes: the best ones where none are given."""
+        """Time units or modules, print what each stage takes, and return its units: the best cut if none is given."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         shape = [getattr(data, name, None) for name in ("channels", "size", "batch_size")]
         if None in shape:
@@ -244,10 +331,14 @@ class DepthParallelStrategy(DDPStrategy):
             return sizes
         channels, size, clips = (int(n) for n in shape if n is not None)
         network.to(self.root_device)
-        times = unit_times(network, (channels, size, size), clips, self.root_device, self._module().rule)
-        sizes = sizes or balanced(times, self.stages)
-        print(report(times, sizes), flush=True)
-        return sizes
+        frame, modules = (channels, size, size), network.wiring.modules
+        if modules:
+            times = module_times(network, frame, clips, self.root_device)
+        else:
+            times = unit_times(network, frame, clips, self.root_device, self._module().rule)
+        parts = (modules_in_stages(sizes, modules) if sizes and modules else sizes) or balanced(times, self.stages)
+        print(report(times, parts, "module" if modules else "unit"), flush=True)
+        return units_in_stages(parts, modules) if modules else parts
 
     def _make_store(self) -> dist.Store:
         """Return a key-value store of this run, kept by the first process."""
@@ -280,9 +371,16 @@ class DepthParallelStrategy(DDPStrategy):
         first, *others = map(str, self.mesh.team)
         at_first = self.mesh.stage == 0
         batches = StatefulStageBatches if hasattr(dataloader, "state_dict") else StageBatches
-        with_frames = others[-1] if others and getattr(self._module(), "frame_targets", False) else None
+        compare = others if self._module().rule.local else others[-1:]
+        with_frames = compare if getattr(self._module(), "frame_targets", False) else ()
         topic = f"batches/{self._loaders}"
-        return batches(dataloader, self._team.letters, others if at_first else [], first, topic, with_frames)
+        return batches(
+            dataloader, self._team.letters, others if at_first else [], first, topic, with_frames, self._trains_apart
+        )
+
+    def _trains_apart(self) -> bool:
+        """Whether this is training, in which stages do not wait for one another."""
+        return self._link is not None and self._module().trainer.training
 
     def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
         """Move a batch to this stage's device; a video that is only a shape stays one."""
@@ -371,6 +469,8 @@ class DepthParallelStrategy(DDPStrategy):
         """Leave the other stages in order."""
         if self._team is not None and self._team.stage is not None and self._team.stage.exchange is not None:
             self._team.stage.exchange.close()  # type: ignore[attr-defined]
+        if self._link is not None:
+            self._link.close()
         super().teardown()
         if self.lightning_module is not None and self._team is not None:
             self._module().team = Team()  # from now on the module works alone, with all units

@@ -40,7 +40,7 @@ _SLICE_S = 0.2
 _HEADER = struct.Struct("<qqd")  # number of the message, its tick, monotonic time before which it is not there
 _HELLO = struct.Struct("<4q")  # the channel
 _PEER = struct.Struct("3i")  # process, user, group
-_KINDS: tuple[Kind, ...] = ("activation", "gradient")
+_KINDS: tuple[Kind, ...] = ("activation", "gradient", "codebook")
 
 T = TypeVar("T")
 Phase = Callable[[str], AbstractContextManager[object]]

@@ -3,10 +3,13 @@
 first stage    loader --> batch k --> trains on it
                              `------> letter: everything but the frames ---> batch k of the other stages
 
-A last stage that compares its outputs with frames (a task of `frame_targets`) is told the frames too.
+Stages that compare outputs with frames (a task of `frame_targets`) are told the frames too: the last one, or, where
+every module has a loss of its own, all. Stages that train without waiting for one another get their minibatches
+elsewhere (replay_link.py), and here batches of no clips.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -14,6 +17,7 @@ import torch
 from lightning_modules.strategies.letters import Letters, for_tensors
 
 _END = "end"
+NO_CLIPS = {"label": torch.empty(0, dtype=torch.long), "length": torch.empty(0, dtype=torch.long)}
 
 
 class StageBatches:
@@ -27,13 +31,22 @@ class StageBatches:
         others: addresses of the other stages; empty elsewhere than in the first stage.
         first: address of the first stage.
         topic: one for each use of a loader, the same in all stages.
-        with_frames: address of the stage that is told the frames too, if any.
+        with_frames: addresses of the stages that are told the frames too.
+        without_letters: asked at a pass's first batch: whether the others get as many batches, of no clips, and do not
+            wait for the first stage's.
     """
 
     def __init__(
-        self, loader: Any, letters: Letters, others: list[str], first: str, topic: str, with_frames: str | None = None
+        self,
+        loader: Any,
+        letters: Letters,
+        others: list[str],
+        first: str,
+        topic: str,
+        with_frames: Collection[str] = (),
+        without_letters: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.with_frames = with_frames
+        self.with_frames, self.without_letters = with_frames, without_letters
         self.loader, self.letters, self.others, self.first, self.topic = loader, letters, others, first, topic
         self._uses = 0
 
@@ -53,14 +66,20 @@ class StageBatches:
     def __iter__(self) -> Iterator[Any]:
         # A topic for each pass: one that was broken off may leave letters unread.
         self._uses += 1
-        topic = f"{self.topic}/{self._uses}"
-        return self._give(topic) if self.letters.address == self.first else self._take(topic)
+        return self._batches(f"{self.topic}/{self._uses}")
+
+    def _batches(self, topic: str) -> Iterator[Any]:
+        is_first = self.letters.address == self.first
+        if self.without_letters():
+            yield from self.loader if is_first else repeat(NO_CLIPS, len(self.loader))
+        else:
+            yield from self._give(topic) if is_first else self._take(topic)
 
     def _give(self, topic: str) -> Iterator[Any]:
         for batch in self.loader:
             bare = without_frames(batch)
             for other in self.others:
-                self.letters.write(other, topic, batch if other == self.with_frames else bare)
+                self.letters.write(other, topic, batch if other in self.with_frames else bare)
             yield batch
         for other in self.others:
             self.letters.write(other, topic, _END)

@@ -19,6 +19,7 @@ from lightning_modules.execution.team import Team
 from lightning_modules.networks import UnitNetwork
 from lightning_modules.strategies.letters import Letters, for_tensors
 from lightning_modules.strategies.mesh import Mesh
+from lightning_modules.strategies.replay_link import ReplayLink
 
 T = TypeVar("T")
 
@@ -33,6 +34,7 @@ class StageTeam(Team):
         letters: from and to the other ranks; a rank's address is its number.
         twins: process group of this stage in all replicas; None where there is one replica.
         guard: around each call that waits for all twins, with what it is for.
+        link: to the other stages, where none waits for another in training.
     """
 
     def __init__(
@@ -43,9 +45,11 @@ class StageTeam(Team):
         letters: Letters,
         twins: dist.ProcessGroup | None,
         guard: Callable[[str], AbstractContextManager[object]] = nullcontext,
+        link: ReplayLink | None = None,
     ) -> None:
         super().__init__(stage)
         self.mesh, self.network, self.letters, self.twins, self.guard = mesh, network, letters, twins, guard
+        self.link = link
 
     @property
     def stages(self) -> int:
@@ -56,6 +60,16 @@ class StageTeam(Team):
     def replicas(self) -> int:
         """Number of copies of the network, each on clips of its own."""
         return self.mesh.replicas
+
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether stages train without waiting for one another."""
+        return self.link is not None
+
+    @property
+    def draws(self) -> bool:
+        """Whether training batches are empty here: what is learnt from comes from other stages, through buffers."""
+        return self.link is not None and self.mesh.stage > 0
 
     @property
     def _units(self) -> range:
@@ -125,6 +139,15 @@ class StageTeam(Team):
     def from_all_stages(self, value: T) -> list[T]:
         """Return, in every stage, each stage's value."""
         return self._round("stages", value)
+
+    def newest_figures(self, own: Mapping[str, Any], *, meet: bool) -> dict[str, Any]:
+        """Return all stages' figures, the newest of each name; see `Team`."""
+        if self.link is None:
+            return dict(own)
+        known = self.link.own_figures(own)
+        if not meet:
+            return self.link.newest_figures(known)
+        return {name: value for part in self.from_all_stages(known) for name, value in part.items()}
 
     def from_all_clips(self, value: T) -> list[T]:
         """Return, where the outputs are, the value of each process that worked on other clips."""

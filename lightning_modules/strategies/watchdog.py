@@ -3,6 +3,7 @@
     every 0.5 s    each rank writes a beat to the run's store, with its phase, tick and batch, and reads the others'
     3 s            a rank without a new beat is dead (SIGKILL), or stopped (SIGSTOP); 1.5 s if its connection closed
     stall_s        a rank that is so long in one tick, waiting for nobody, says itself that it has stalled
+    10 stall_s     the same of an update on a whole minibatch, where stages train without waiting for one another
     then           one verdict, the first that reaches the store; `check` raises it in every rank, waits within 0.2 s
     2 s, 4 s       a rank whose main thread has not raised it, or has not come to `stop`, ends its process
 
@@ -32,6 +33,7 @@ END_S = 4.0
 FIRST_TICK = 10.0  # times as long as others: kernels are chosen and compiled
 _KEEPER = 0  # the rank in whose process the store is
 _LOOK_S = 0.1
+_LIMITED = ("tick", "update")  # phases that may be too long
 
 
 @dataclass
@@ -94,6 +96,7 @@ class Watchdog:
         self._store = PrefixStore(f"watchdog/{generation}", store.clone())  # type: ignore[attr-defined]
         self._others = {other: _Life() for other in range(ranks) if other != rank}
         self._phase, self._since, self._tick, self._batch, self._ticks = "start", 0.0, 0, 0, 0
+        self._unit = "tick"
         self._state, self._beat = "alive", 0
         self._clock = self._answered = 0.0
         self._suspects: set[int] = set()
@@ -120,6 +123,12 @@ class Watchdog:
             self._batch += 1
         self._tick, self._ticks = tick, self._ticks + 1
         self._enter("tick")
+
+    def on_update(self, update: int, batch: int) -> None:
+        """Note that an update begins, of stages that are at different places: which one of which batch."""
+        self._unit = "update"
+        self._tick, self._batch, self._ticks = update, batch, self._ticks + 1
+        self._enter("update")
 
     def on_clip_end(self) -> None:
         """Note that a clip's last tick has ended: until the next tick nothing is too slow."""
@@ -222,15 +231,15 @@ class Watchdog:
         self._phase, self._since = phase, self._clock
 
     def _where(self, rank: int) -> str:
-        """Return where a rank is. Its beat is up to 0.5 s old, and its neighbours are stuck near it."""
+        """Return where a rank is. Its beat is up to 0.5 s old, and its neighbours are stuck near it, or far away."""
         batch, tick = ours = (self._batch, self._tick)
-        at, phase = "at tick", self._phase
+        at, phase = "at", self._phase
         if rank != self.rank:
             life = self._others[rank]
-            at, phase = ("at tick" if life.at >= ours else "at about tick"), life.phase
-            batch, tick = max(life.at, ours)
-        doing = "" if phase in ("tick", "start") else f", {phase}"
-        return f"{at} {tick} of batch {batch}{doing}" if batch else "before the first tick"
+            batch, tick = life.at if self._unit == "update" else max(life.at, ours)
+            at, phase = ("at" if life.at >= ours and self._unit == "tick" else "at about"), life.phase
+        doing = "" if phase in ("tick", "update", "start") else f", {phase}"
+        return f"{at} {self._unit} {tick} of batch {batch}{doing}" if batch else f"before the first {self._unit}"
 
     def _awaited(self) -> list[int]:
         return [r for r, life in self._others.items() if life.state == "alive" and self._clock - life.seen < SILENT_S]
@@ -304,13 +313,17 @@ class Watchdog:
         if self._accused is not None:
             if self._clock - self._accused_at > 1.0:  # the store does not answer
                 self._decide(self._accused)
-        elif self._phase == "tick" and self._clock - self._since > self.stall_s * (FIRST_TICK ** (self._ticks == 1)):
-            self._accuse_rank(self.rank, "stalled", f"{self._clock - self._since:.1f} s in one tick")
+        elif self._phase in _LIMITED and self._clock - self._since > self._longest():
+            self._accuse_rank(self.rank, "stalled", f"{self._clock - self._since:.1f} s in one {self._phase}")
         elif (silent := self._clock - self._answered) > SILENT_S:
             if _KEEPER in self._others and self._others[_KEEPER].state == "alive":
                 self._accuse_rank(_KEEPER, "died or was stopped", f"no sign of life for {silent:.1f} s")
         else:
             self._look_at_others()
+
+    def _longest(self) -> float:
+        """Return how long what is done now may take."""
+        return self.stall_s * (FIRST_TICK if self._ticks == 1 or self._phase == "update" else 1)
 
     def _look_at_others(self) -> None:
         for rank, life in self._others.items():

@@ -7,12 +7,13 @@ import sys
 import pytest
 import torch
 
-from app.bench import BASE, main, markdown, verdict
+from app.bench import BASE, greedy_lines, main, markdown, verdict
 from lightning_modules.metrics import memory, step_cost
 from lightning_modules.metrics.interleaved import interleaved_times, median_ratio
 from lightning_modules.networks import build_network
 
 TINY = ["--width", "0.25", "--size", "16", "--batch", "2", "--rounds", "3", "--depth", "4", "--frames", "8", "32"]
+GREEDY = [row for row in step_cost.ROWS if row.rule.local]
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,50 @@ def test_memory_claims(run):
 def test_a_stash_costs_state(run):
     state = {row["row"]: row["memory"]["32"]["state_mib"] for row in run[0]["rows"]}
     assert state["sideways pipelined, stash exact"] > 2 * state["sideways pipelined"]
+
+
+def test_greedy_rows_say_what_their_heads_cost(run):
+    content, text = run
+    network = step_cost.network_of(
+        build_network("small_cnn", wiring="dense", width=0.25, depth=4, num_classes=10), GREEDY[0]
+    )
+    heads = [network.module_head(j) for j in (1, 2)]
+    share = sum(p.numel() for head in heads for p in head.parameters())
+    for row in content["rows"]:
+        assert ("heads" in row) == row["row"].startswith("greedy")
+    found = [row["heads"] for row in content["rows"] if "heads" in row]
+    assert found == [found[0]] * 3
+    assert found[0]["modules"] == 3
+    everything = sum(p.numel() for p in network.parameters())
+    assert found[0]["parameter_share"] == pytest.approx(share / (everything - share))
+    assert 0 < found[0]["mac_share"] < 1
+    assert f"{100 * found[0]['mac_share']:.1f} % to the network's multiplications" in text
+
+
+def test_greedy_holds_one_modules_graph(run):
+    saved = {row["row"]: row["memory"]["32"]["saved_tensors_mib"] for row in run[0]["rows"]}
+    assert saved["greedy vectorised"] < saved["backprop_frame"]
+
+
+def test_greedy_rows_train_a_copy_with_heads():
+    network = build_network("small_cnn", num_classes=10)
+    before = {name: p.clone() for name, p in network.named_parameters()}
+    assert step_cost.network_of(network, step_cost.ROWS[0]) is network
+    greedy = step_cost.network_of(network, GREEDY[0])
+    clips = step_cost.random_clips(2, 12, (3, 32, 32), 10, "cpu")
+    first = {name: p.clone() for name, p in greedy.named_parameters()}
+    assert all(torch.equal(first[name], p) for name, p in before.items())
+    for row in GREEDY:
+        step_cost.training_step(greedy, row, clips)()
+    changed = {name for name, p in greedy.named_parameters() if not torch.equal(p, first[name])}
+    assert any(".head." in name for name in changed)
+    assert {name.split(".")[1] for name in changed} == {str(unit) for unit in range(network.depth)}
+    assert not network.is_local
+    assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())
+
+
+def test_tables_from_before_greedy(run):
+    assert not greedy_lines([row for row in run[0]["rows"] if "heads" not in row])
 
 
 def test_the_record_says_how(run):

@@ -10,6 +10,8 @@ from app.bench_goals import (
     goal_2,
     goal_3,
     goal_4,
+    goal_8,
+    greedy_beside,
     own_loss,
     rate_ratio,
     summary,
@@ -32,6 +34,7 @@ def row(name, rule, executor, wall, *, frames=16, update="clip", cpu=None, threa
         "passes": 0.9 if rule == "sideways" else 1.0,
         "wall_ms": [wall, 2 * wall, 3 * wall],
         "cpu_ms": [cpu or wall] * 3,
+        "busiest_cpu_ms": [(cpu or wall) / (2 if placement == "stages" else 1)] * 3,
         "saved_mib": list(saved),
         **more,
     }
@@ -137,6 +140,80 @@ def test_goal_4_over_one_frame_at_four_units_only(saved, met):
 def test_goal_4_over_gpipe(saved, met):
     rows = [sideways(), row("GPipe", "backprop", "GPipe", 1.0, frames=8, saved=saved)]
     assert only(goal_4(rows, [16], 2)).met == met
+
+
+def greedy(executor, wall, *, update="clip", name=None, **more):
+    return row(name or f"greedy {executor} {update}", "greedy", executor, wall, update=update, **more)
+
+
+@pytest.mark.parametrize(("stages", "bound"), [(2, 1.85), (4, 3.03)])
+@pytest.mark.parametrize("executor", ["vectorised", "pipelined"])
+def test_goal_8_is_the_published_speed_up(stages, bound, executor):
+    for factor, met in ((1.01, True), (0.99, False)):
+        base = row("alone", "backprop", "whole", 100 * bound * factor)
+        verdict = only(goal_8([greedy(executor, 100.0), base], 16, stages))
+        assert (verdict.goal, verdict.base, verdict.bound, verdict.met) == (8, "alone", bound, met)
+    assert not goal_8([greedy(executor, 100.0), base], 16, 3)
+
+
+def test_goal_8_compares_equal_numbers_of_updates_on_one_thread():
+    rows = [
+        greedy("vectorised", 100.0),
+        greedy("pipelined", 100.0),
+        greedy("pipelined", 1.0, name="second transport"),
+        greedy("pipelined", 100.0, update="frame"),
+        greedy("vectorised", 1.0, name="one process") | {"placement": "one process"},
+        row("at once", "backprop", "whole", 1.0),
+        row("one by one", "backprop", "accumulated", 1.0),
+        row("each frame", "backprop", "whole", 1.0, frames=1),
+        row("two threads", "backprop", "whole", 1.0, threads=2),
+        row("another length", "backprop", "whole", 1.0, frames=64),
+    ]
+    assert [(verdict.row, verdict.base) for verdict in goal_8(rows, 16, 2)] == [
+        ("greedy vectorised clip", "at once"),
+        ("greedy vectorised clip", "one by one"),
+        ("greedy pipelined clip", "at once"),
+        ("greedy pipelined clip", "one by one"),
+        ("greedy pipelined frame", "each frame"),
+    ]
+
+
+def test_goal_8_of_the_ceiling_is_over_copies_of_the_same_executor():
+    own, base = greedy("vectorised", 100.0), row("alone", "backprop", "whole", 150.0)
+    pairs = [
+        copies(executor, "greedy", executor, wall) for executor, wall in (("pipelined", 10.0), ("vectorised", 160.0))
+    ]
+    verdict = only(goal_8([own, base, *pairs], 16, 2))
+    assert (verdict.figure, verdict.of_ceiling) == (1.5, 0.8)
+
+
+def test_greedy_beside_the_others():
+    rows = [
+        greedy("pipelined", 100.0, cpu=100.0),
+        greedy("pipelined", 150.0, name="alone", cpu=80.0) | {"placement": "one process"},
+        sideways(110.0),
+        sideways(1.0, update="frame"),
+        row("naive", "backprop", "vectorised", 200.0),
+        row("slow", "backprop", "GPipe", 140.0, frames=2),
+        row("fast", "backprop", "1F1B", 120.0, frames=8),
+        row("two threads", "backprop", "whole", 1.0, threads=2),
+        row("at once", "backprop", "whole", 170.0),
+    ]
+    assert greedy_beside(rows, 16) == [
+        ["greedy pipelined clip", "at once", "1.7", "3.4", "0.588"],
+        ["greedy pipelined clip", "alone", "1.5", "0.8", "1.25"],
+        ["greedy pipelined clip", "sideways T=16 clip", "1.1", "1.1", "0.909"],
+        ["greedy pipelined clip", "naive", "2", "2", "0.5"],
+        ["greedy pipelined clip", "fast", "1.2", "1.2", "0.833"],
+    ]
+    assert not greedy_beside(rows[1:], 16)
+
+
+def test_greedy_is_no_rival_of_the_other_goals():
+    rows = [sideways(), row("alone", "backprop", "whole", 150.0)]
+    assert verdicts([*rows, greedy("vectorised", 1.0), greedy("pipelined", 1.0)], [16], 2, 64) == verdicts(
+        rows, [16], 2, 64
+    )
 
 
 def test_a_row_without_times_is_in_no_rate():

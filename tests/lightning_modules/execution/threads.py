@@ -4,6 +4,7 @@ import copy
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -22,6 +23,7 @@ class Queues:
         self.received: dict[Channel, list[int]] = {}
         self.routes: dict[Channel, Route] = {}
         self.in_use: dict[Channel, Tensor] = {}
+        self.bytes: dict[int, int] = {}  # of all that was sent, by unit
 
     def open(self, routes: Mapping[Channel, Route]) -> None:
         self.check()
@@ -38,12 +40,14 @@ class Queues:
         assert message.shape == self.routes[channel].shape, (channel, message.shape, self.routes[channel])
         assert message.dtype == self.routes[channel].dtype
         self.sent[channel].append(tick)
+        self.bytes[channel.unit] = self.bytes.get(channel.unit, 0) + message.nbytes
         self.shared[channel].put((tick, message.clone()))
 
     def receive(self, channel: Channel, tick: int) -> Tensor:
         """The channel's message before this one is spoiled, as a transport's buffer would be written anew."""
         if channel in self.in_use:
-            self.in_use[channel].fill_(float("nan"))
+            spoiled = self.in_use[channel]
+            spoiled.fill_(float("nan") if spoiled.is_floating_point() else 255)
         self.received[channel].append(tick)
         sent_for, message = self.shared[channel].get(timeout=20)
         assert sent_for == tick
@@ -55,7 +59,8 @@ def in_stages(
     network: UnitNetwork, placement: Placement, work: Callable[[UnitNetwork, Stage], Any]
 ) -> list[tuple[UnitNetwork, Any]]:
     """Run `work(network, stage)` for every stage at once; return each stage's copy of the network and result."""
-    shared: dict[Channel, Any] = {c: queue.Queue() for c in placement.channels}
+    codebooks = [replace(c, kind="codebook") for c in placement.channels if c.kind == "activation"]
+    shared: dict[Channel, Any] = {c: queue.Queue() for c in (*placement.channels, *codebooks)}
     stages = [Stage(placement, s, Queues(shared, s)) for s in range(len(placement.stages))]
     copies = [copy.deepcopy(network) for _ in stages]
     results: list[Any] = [None] * len(stages)

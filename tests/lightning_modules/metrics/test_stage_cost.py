@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -15,8 +16,16 @@ from lightning_modules.metrics.equal_units import equal_units
 from lightning_modules.metrics.own_loss import measured_ticks, scheduled_ticks
 from lightning_modules.metrics.processes import in_processes
 from lightning_modules.metrics.side_by_side import Span, round_times, timed_rounds
-from lightning_modules.metrics.stage_bench import tick_ms
-from lightning_modules.metrics.stage_cost import Contestant, Setting, our_part, passes_done, plain_part
+from lightning_modules.metrics.stage_bench import Found, _result, tick_ms
+from lightning_modules.metrics.stage_cost import (
+    Contestant,
+    Setting,
+    copies_of,
+    our_contestants,
+    our_part,
+    passes_done,
+    plain_part,
+)
 from lightning_modules.metrics.stage_peers import UnitRun, cannot_run, chunks_of, crossing, peer_part, runs
 from lightning_modules.networks.wiring import WIRINGS, make_wiring
 from tests.forked import forked, preload
@@ -105,9 +114,61 @@ def test_our_part_changes_the_weights_and_tells_each_tick():
     assert len(tick_ms(part.tick_starts_s)) == 7
 
 
+def test_a_greedy_part_trains_one_module_a_stage_and_goes_through_its_laps():
+    network, frames = TINY.make_network(), TINY.make_frames()
+    part = our_part(TINY, Contestant("greedy", "vectorised", "one process", 4, laps=3), network, frames, 0, None)
+    assert part.steps == 3 * 2
+    assert not network.is_local
+    assert part.module.wiring == TINY.make_wiring("greedy")
+    assert part.module.wiring.modules == (2, 2)
+    before = {name: p.clone() for name, p in part.module.named_parameters()}
+    assert all(torch.equal(before[name], p) for name, p in network.named_parameters())
+    part.round()
+    changed = {name for name, p in part.module.named_parameters() if not torch.equal(p, before[name])}
+    assert {name.split(".")[1] for name in changed} == {"0", "1", "2", "3"}
+    assert any(name.startswith("units.1.head.") for name in changed)
+
+
+def test_all_processes_make_the_same_heads_and_draw_nothing():
+    network, state = TINY.make_network(), torch.get_rng_state()
+    first, second = (TINY.network_of(network, "greedy") for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_greedys_heads_cost():
+    below, above = Setting(depth=4, blocks=8, channels=32, size=16).greedy_costs()
+    assert list(below.units) == [1, 2]
+    assert 0 < below.mac_share < 0.01
+    assert above.head_parameters == 0
+
+
+def test_a_laps_time():
+    contestant = Contestant("greedy", "vectorised", "stages", 4, laps=4)
+    spans = {contestant.name: [Span(0.0, 2.0, 0.5)]}
+    result = _result(
+        contestant, [Found(spans, {}, {}, {}), Found({contestant.name: [Span(1.0, 4.0, 0.25)]}, {}, {}, {})]
+    )
+    assert (result.times.wall_ms, result.times.cpu_ms, result.busiest_ms) == ([1000.0], [187.5], [125.0])
+
+
+def test_copies_are_of_what_is_timed():
+    found = copies_of(our_contestants([8, 16], ["shared_memory", "process_group"]))
+    assert {(c.executor, c.update, c.frames, c.laps) for c in found if c.rule == "greedy"} == {
+        ("vectorised", "clip", 8, 1),
+        ("pipelined", "clip", 8, 1),
+        ("pipelined", "frame", 8, 1),
+    }
+    assert all(c.timed for c in found)
+
+
 def test_share_of_passes():
     chain = make_wiring("chain", 2)
     assert passes_done(Contestant("backprop", "GPipe", "stages", 8), chain) == 1
+    # A module for each unit, which work on 8 and 7 ticks; two units in one module leave none out.
+    for modules, share in (((1, 1), 15 / 16), ((2,), 1)):
+        cut = replace(chain, modules=modules, gradients="local")
+        assert passes_done(Contestant("greedy", "vectorised", "stages", 8), cut) == pytest.approx(share)
     # Forwards of 8 and 7 ticks, gradients of 6 and 7, which count twice; an exact method has 8 of each.
     assert passes_done(Contestant("sideways", "pipelined", "stages", 8), chain) == pytest.approx((15 + 2 * 13) / 48)
     assert passes_done(Contestant("sideways", "pipelined", "stages", 4000), chain) == pytest.approx(1, abs=1e-3)

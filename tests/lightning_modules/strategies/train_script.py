@@ -17,10 +17,16 @@ import torch  # noqa: E402
 from lightning import Callback, Trainer, seed_everything  # noqa: E402
 
 from lightning_modules.action_recognition import ActionRecognition  # noqa: E402
+from lightning_modules.future_frames import FutureFrames  # noqa: E402
 from lightning_modules.strategies.depth_parallel import DepthParallelStrategy  # noqa: E402
 from tests.lightning_modules.toy_clips import ToyData  # noqa: E402
 
 MODEL = {"num_classes": 2, "in_channels": 1, "width": 0.25, "depth": 4, "executor": "pipelined", "activation": "tanh"}
+FRAMES = {"network": "small_autoencoder", "in_channels": 1, "width": 0.25, "horizon": 2, "activation": "tanh"}
+TASKS = {
+    "actions": lambda **options: ActionRecognition(**MODEL | options),
+    "frames": lambda **options: FutureFrames(**FRAMES | options),
+}
 TRAINER = {
     "accelerator": "cpu",
     "max_steps": 18,
@@ -53,7 +59,7 @@ def train(config: dict) -> dict:
     if "save" in config:
         trainer["callbacks"] = [SaveAt(10, config["save"])]
     trainer = Trainer(**trainer)
-    model = ActionRecognition(**MODEL | config.get("model", {}))
+    model = TASKS[config.get("task", "actions")](**config.get("model", {}))
     data = ToyData(**{"clips": 24, "frames": 9, "ragged": True, **config.get("data", {})})
     trainer.fit(model, datamodule=data, ckpt_path=config.get("ckpt_path"))
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
