@@ -15,7 +15,7 @@ PACKAGES = ("app", "lightning_modules", "datamodules", "dashboard")
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 CORE = ("networks", "layers", "rules", "execution", "memory")
 # What Lightning does not know of: `strategies` holds its strategy and launcher beside parts that need torch alone.
-STRATEGY = ("depth_parallel.py", "launcher.py")
+STRATEGY = ("asynchronous.py", "depth_parallel.py", "launcher.py")
 MODEL_SIDE_IMPORTS = {"torch", "lightning", "torchmetrics", "torchvision", "numpy", "lightning_modules"}
 
 

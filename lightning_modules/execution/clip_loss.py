@@ -5,7 +5,7 @@ number of (clip, tick) pairs that gave it one, so that every rule means the same
 2, `update: clip` [D]).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -47,6 +47,16 @@ class Answer(NamedTuple):
     loss: Tensor
     logits_BNK: Tensor
     valid_BN: Tensor
+
+
+def add_gradients(summed: dict[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
+    """Add a tick's gradients to a clip's, in place: all of a unit's in one call."""
+    known = [name for name in gradients if name in summed]
+    if known:
+        torch._foreach_add_([summed[name] for name in known], [gradients[name] for name in known])
+    if len(known) < len(gradients):
+        # A copy: a gradient may share its memory with the message that it was made from.
+        summed.update({name: gradient.clone() for name, gradient in gradients.items() if name not in summed})
 
 
 def cross_entropy(logits_BK: Tensor, labels_B: Tensor) -> Tensor:

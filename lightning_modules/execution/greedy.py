@@ -24,7 +24,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_modules.execution.arguments import check_gives_output
-from lightning_modules.execution.clip_loss import Answer, Loss, joined_targets, last_targets, targets_at, valid_ticks
+from lightning_modules.execution.clip_loss import (
+    Answer,
+    Loss,
+    add_gradients,
+    joined_targets,
+    last_targets,
+    targets_at,
+    valid_ticks,
+)
 from lightning_modules.execution.pipeline_state import PipelineState
 from lightning_modules.execution.schedule import target_frame
 from lightning_modules.execution.stage import Stage, first_tick
@@ -141,8 +149,7 @@ def _sent(
     return sent, packed
 
 
-def _gradients(network: Network, module: int, total: Tensor) -> dict[str, Tensor]:
-    parameters = trainable(network, module)
+def _gradients(parameters: Mapping[str, Tensor], total: Tensor) -> dict[str, Tensor]:
     if not parameters or not total.requires_grad:
         return {}
     found = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
@@ -194,7 +201,7 @@ def module_pass(
             targets_SB = torch.stack([targets_at(clips.targets, max(frame, 1)) for frame in about])
             weight_SB = valid_BS.T.to(answers_SBK.dtype)
             total = summed_loss(answers_SBK.flatten(0, 1), targets_SB.flatten(0, 1), weight_SB.flatten(), loss)
-    gradients = _gradients(network, module, total) if learn else {}
+    gradients = _gradients(trainable(network, module), total) if learn else {}
     sent, packed = _sent(network, outputs, learn=learn, pack=pack, own_N=own_N)
     if shape is not None:
         sent = {unit: x.unflatten(0, shape) for unit, x in sent.items()}
@@ -324,6 +331,9 @@ class GreedyPipeline:
         self._others = None if stage is None else StageMessages(network, stage)
         self._packed = () if self._others is None else self._others.units
         self.modules = stage_modules(network, stage)
+        # Asked for at every tick, and not free: they walk modules and wirings.
+        self.trainable = {j: trainable(network, j) for j in self.modules}
+        self._sources = {j: network.module_sources(j) for j in self.modules}
         self._first = {j: network.wiring.position(network.module_units(j)[-1]) for j in self.modules}
 
     def infer(self, frame_BCHW: Tensor | None) -> Tensor | None:
@@ -362,7 +372,7 @@ class GreedyPipeline:
                 continue
             target = None if targets is None else targets.get(module)
             learn = targets is not None
-            messages = {j: self._message(j, frame_BCHW, arrived) for j in self.network.module_sources(module)}
+            messages = {j: self._message(j, frame_BCHW, arrived) for j in self._sources[module]}
             with torch.set_grad_enabled(target is not None):
                 outputs, answer = self.network.module_forward(module, messages, heads=heads)
                 if target is not None:
@@ -374,7 +384,7 @@ class GreedyPipeline:
             new.update(sent)
             self._publish(sent, packed)
             if target is not None:
-                gradients.update(_gradients(self.network, module, total))
+                gradients.update(_gradients(self.trainable[module], total))
             answers[module] = answer.detach()
         self.state.activations = new
         return answers, losses, gradients
@@ -444,8 +454,7 @@ def run_pipelined(
         if on_tick is not None:
             _hand_over(network, gradients, len(lengths_B) if weight_B is None else int(weight_B.sum()), on_tick)
         else:
-            for name, gradient in gradients.items():
-                summed[name] = summed[name] + gradient if name in summed else gradient
+            add_gradients(summed, gradients)
     if stage is not None and stage.on_clip_end is not None:
         stage.on_clip_end()
     oldest = max(1 - asked_frame(network, j, rule, 1) for j in pipeline.modules)  # frames ago, that is asked for
@@ -458,7 +467,7 @@ def run_pipelined(
         logits = torch.stack(given, 1) if given else video_BTCHW.new_zeros(len(lengths_B), 0, 0)
         count = int(valid_BS.sum())
         done[module] = Answer(losses.get(module, logits.new_zeros(())) / max(count, 1), logits, valid_BS)
-        for name in trainable(network, module):
+        for name in pipeline.trainable[module]:
             if name in summed and count:
                 means[name] = summed[name] / count
     return done, means, pipeline.state

@@ -29,6 +29,7 @@ from lightning_modules.execution.arguments import check_gives_output
 from lightning_modules.execution.clip_loss import (
     ClipSums,
     Loss,
+    add_gradients,
     cross_entropy,
     joined_targets,
     last_targets,
@@ -362,7 +363,7 @@ def run_pipelined(
             losses.append(total)
             outputs.append(output)
         if on_tick is None:
-            _add(summed, gradients)
+            add_gradients(summed, gradients)
         elif gradients:
             on_tick(mean_over_alive(gradients, len(lengths_B) if weight_B is None else int(weight_B.sum())))
     pipeline.end_clip()
@@ -386,16 +387,6 @@ def mean_over_alive(gradients: Mapping[str, Tensor], alive: int) -> dict[str, Te
     if not alive or not gradients:
         return {}
     return dict(zip(gradients, torch._foreach_div(list(gradients.values()), alive), strict=True))
-
-
-def _add(summed: dict[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
-    """Add a tick's gradients to a clip's, in place: all of a unit's in one call."""
-    known = [name for name in gradients if name in summed]
-    if known:
-        torch._foreach_add_([summed[name] for name in known], [gradients[name] for name in known])
-    if len(known) < len(gradients):
-        # A copy: a gradient may share its memory with the message that it was made from.
-        summed.update({name: gradient.clone() for name, gradient in gradients.items() if name not in summed})
 
 
 def infer_pipelined(

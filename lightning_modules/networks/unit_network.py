@@ -13,6 +13,7 @@ differ. P and C belong to the receiving unit: their parameters are the unit's. U
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -97,6 +98,12 @@ class Unit(nn.Module):
         return self.body(self.merge(messages))
 
 
+@cache
+def _read_above(wiring: Wiring, units: range) -> tuple[int, ...]:
+    """Return those of some units that others read."""
+    return tuple(i for i in units if any(j == i and reader not in units for j, reader in wiring.edges()))
+
+
 class UnitNetwork(nn.Module):
     """Units in order plus, for each unit, the units it reads.
 
@@ -166,8 +173,7 @@ class UnitNetwork(nn.Module):
 
     def module_outputs(self, module: int) -> tuple[int, ...]:
         """Return the units of a module that higher modules read."""
-        units = self.module_units(module)
-        return tuple(i for i in units if any(j == i and reader not in units for j, reader in self.wiring.edges()))
+        return _read_above(self.wiring, self.module_units(module))
 
     def quantiser(self, unit: int) -> VectorQuantiser | None:
         """Return what quantises a unit's output on its way to other modules, if anything does."""
