@@ -25,10 +25,15 @@ def check_combination(network: UnitNetwork | ClipNetwork, rule: Rule, executor: 
     """
     if executor not in EXECUTORS:
         raise ValueError(f"executor {executor!r} is unknown; expected one of {', '.join(EXECUTORS)}")
-    if rule.local != network.is_local:
-        has = "is cut into modules with losses of their own" if network.is_local else "is not cut into modules"
+    if rule.local and not network.is_local:
         raise ValueError(
-            f"rule {rule.name!r} with a network that {has}; use a greedy rule for such networks, and only there"
+            f"rule {rule.name!r} with a network that is not cut into modules; give it heads first by "
+            "networks.local_modules.cut_into_modules(network, LocalModules())"
+        )
+    if network.is_local and not rule.local:
+        raise ValueError(
+            f"rule {rule.name!r} with a network that is cut into modules with losses of their own; use rule 'greedy', "
+            "or a network that is not cut"
         )
     if not rule.local and rule.whole_clip != isinstance(network, ClipNetwork):
         what = "takes whole clips" if isinstance(network, ClipNetwork) else "is cut into per-frame units"

@@ -738,8 +738,8 @@ def test_other_gradient_edges_are_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"rule": "sideways"}, "use a greedy rule for such networks"),
-        ({"rule": "backprop_frame"}, "use a greedy rule for such networks"),
+        ({"rule": "sideways"}, "use rule .greedy., or a network that is not cut"),
+        ({"rule": "backprop_frame"}, "use rule .greedy., or a network that is not cut"),
         ({"rule": "greedy_frame", "executor": "pipelined"}, "use executor 'vectorised'"),
         ({"rule": "greedy", "executor": "cuda_graph"}, "use executor 'vectorised' or 'pipelined'"),
         ({"rule": make_rule("greedy", update="frame"), "on_tick": print}, "use 'pipelined'"),
@@ -755,7 +755,7 @@ def test_combinations_without_sense_are_refused(options: dict[str, Any], says: s
 
 
 def test_a_network_in_one_piece_is_refused() -> None:
-    with pytest.raises(ValueError, match="is not cut into modules; use a greedy rule for such networks"):
+    with pytest.raises(ValueError, match="is not cut into modules; give it heads first by"):
         clip_gradients(tiny_network(3, "chain"), clips(5), LABELS, rule="greedy")
 
 
