@@ -19,7 +19,7 @@ has gone on to its next batch; see strategies/replay_link.py.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,7 +27,6 @@ from torch import Tensor
 
 from lightning_modules.execution.clip_loss import Answer, Loss
 from lightning_modules.execution.greedy import (
-    Clips,
     ModulePass,
     Network,
     mean_answer,
@@ -37,24 +36,13 @@ from lightning_modules.execution.greedy import (
     stage_modules,
     whole_batch,
 )
+from lightning_modules.execution.minibatch import Coded, Minibatch, dense, from_plain, plain
 from lightning_modules.execution.replay_buffer import ReplayBuffer
 from lightning_modules.execution.stage import Stage
 from lightning_modules.execution.work_schedule import WorkSchedule
-from lightning_modules.layers.vector_quantiser import Packed
-from lightning_modules.networks.clip_network import ClipNetwork
 from lightning_modules.rules.rule import Rule
 
 OnUpdate = Callable[[Mapping[str, Tensor]], None]
-Minibatch = list[Clips]  # of clips of one length each, where the network needs that
-
-
-@dataclass(frozen=True)
-class Coded:
-    """A quantised message as it is held: its codes, the codebook of their version, and the shape that they make."""
-
-    packed: Packed
-    codebook: Tensor
-    shape: torch.Size
 
 
 class ReplayMemory:
@@ -77,7 +65,7 @@ class ReplayMemory:
             options = rule.replay
             assert options is not None
             self._buffers[module] = buffer = ReplayBuffer(
-                options.size, options.order, options.max_reuse, plain=_plain, restored=_from_plain
+                options.size, options.order, options.max_reuse, plain=plain, restored=from_plain
             )
             if module in self._restored:
                 buffer.load_state_dict(self._restored.pop(module))
@@ -154,7 +142,7 @@ def run_replayed(
         memory.step = max(memory.step, memory.resumed + link.now)
         for number, content in link.incoming():
             memory.step = max(memory.step, number)
-            memory.buffer(below, rule, lengths_B.device).push(_from_plain(content), number)
+            memory.buffer(below, rule, lengths_B.device).push(from_plain(content), number)
         found, drawn = _step(network, batch, rule, loss, memory, on_update, stage)
         answers |= found
         if found and max(found) == max(answers):
@@ -188,8 +176,9 @@ def _step(
         drawn = batch if module == 1 else memory.buffer(module, rule, device).draw(memory.step)
         if drawn is None:
             continue
-        clips = [replace(part, messages=_dense(network, part.messages)) for part in drawn]
-        passes = [module_pass(network, module, part, rule, loss) for part in clips]
+        clips = dense(network, drawn)
+        pack = network.module_outputs(module)
+        passes = [module_pass(network, module, part, rule, loss, pack=pack) for part in clips]
         memory.count_update(module)
         answers[module] = mean_answer(passes, clips, sum(len(part.rows_B) for part in clips))
         gradients |= mean_gradients(passes)
@@ -200,7 +189,7 @@ def _step(
             if module + 1 in modules:
                 memory.buffer(module + 1, rule, device).push(content, memory.step)
             elif stage is not None and stage.replay is not None:
-                stage.replay.outgoing(memory.step, _plain(content))
+                stage.replay.outgoing(memory.step, plain(content))
     if gradients:
         on_update(gradients)
     for module in answers:
@@ -225,56 +214,8 @@ def _content(
     needed = needed_above(network, module)
     made = []
     for part, done in zip(drawn, passes, strict=True):
-        own = {unit: _coded(network, unit, sent, memory) for unit, sent in done.sent.items()}
+        own: dict[int, Any] = dict(done.sent)
+        for unit, packed in done.packed.items():
+            own[unit] = Coded(packed, memory.codebook(network, unit), done.sent[unit].shape)
         made.append(replace(part, messages={j: m for j, m in (part.messages | own).items() if j in needed}))
     return made
-
-
-def _coded(network: Network, unit: int, message: Tensor, memory: ReplayMemory) -> Any:
-    quantiser = network.quantiser(unit)
-    if quantiser is None:
-        return message
-    # A codeword's code is its own: this finds the codes of a message that was quantised already.
-    flat = message if isinstance(network, ClipNetwork) else message.flatten(0, 1)
-    return Coded(quantiser.encode(flat), memory.codebook(network, unit), message.shape)
-
-
-def _dense(network: Network, messages: Mapping[int, Any]) -> dict[int, Tensor]:
-    return {unit: _decoded(network, unit, m) if isinstance(m, Coded) else m for unit, m in messages.items()}
-
-
-def _decoded(network: Network, unit: int, message: Coded) -> Tensor:
-    quantiser = network.quantiser(unit)
-    assert quantiser is not None
-    return quantiser.decode(message.packed, codebook=message.codebook).view(message.shape)
-
-
-def _plain(content: Minibatch) -> list[dict[str, Any]]:
-    """Return a minibatch as plain containers and tensors."""
-    made = []
-    for part in content:
-        values = {field.name: getattr(part, field.name) for field in fields(part)}
-        values["messages"] = {unit: _plain_message(m) for unit, m in part.messages.items()}
-        made.append(values)
-    return made
-
-
-def _plain_message(message: Any) -> Any:
-    if isinstance(message, Coded):
-        return {"packed": message.packed.plain(), "codebook": message.codebook, "shape": list(message.shape)}
-    return message
-
-
-def _from_plain(content: list[dict[str, Any]]) -> Minibatch:
-    """Return the minibatch that `_plain` described."""
-    made = []
-    for values in content:
-        messages = {unit: _restored_message(m) for unit, m in values["messages"].items()}
-        made.append(Clips(**{**values, "messages": messages}))
-    return made
-
-
-def _restored_message(message: Any) -> Any:
-    if isinstance(message, Mapping):
-        return Coded(Packed(**message["packed"]), message["codebook"], torch.Size(message["shape"]))
-    return message
