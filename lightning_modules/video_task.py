@@ -314,6 +314,8 @@ class VideoTask(LightningModule, ABC):
         """Find the batch's gradients under the rule and change the weights; one counted step per update."""
         if not len(batch["label"]) and not self.team.draws:
             self._train_on_nothing(batch_idx)
+            if self.team.is_asynchronous:
+                self._log_newest(_no_gradients(self.device), batch)  # the others may wait for it
             return
         batch, inputs = (batch, _no_inputs(self.device)) if self.team.draws else self.read(batch)
         train = self._train_in_steps if self.rule.hands_over else self._train_clip
@@ -517,6 +519,12 @@ def _no_inputs(device: torch.device) -> Inputs:
     """Return what is read of a batch where minibatches come from other stages: no clips, of one frame each."""
     none = torch.zeros(0, dtype=torch.long, device=device)
     return Inputs(torch.zeros(0, 1, 1, 1, 1, device=device), none, none)
+
+
+def _no_gradients(device: torch.device) -> ClipGradients:
+    """Return what is found on no clips."""
+    none = torch.empty(0, 0, device=device)
+    return ClipGradients(None, none[:, :, None], none.bool(), {})
 
 
 def _check_training(rule: Rule, accumulate: int) -> None:

@@ -19,10 +19,10 @@ from lightning_modules.execution.arguments import (
     check_targets,
     clip_lengths,
 )
-from lightning_modules.execution.clip_loss import Answer, Loss, cross_entropy, gradient_count, valid_outputs
+from lightning_modules.execution.clip_loss import Answer, Loss, cross_entropy, gradient_count, mean_over_alive, valid_outputs
 from lightning_modules.execution.cuda_tick import run_cuda_graph
 from lightning_modules.execution.pipeline_state import PipelineState
-from lightning_modules.execution.pipelined import OnTick, infer_pipelined, mean_over_alive, run_pipelined
+from lightning_modules.execution.pipelined import OnTick, infer_pipelined, run_pipelined
 from lightning_modules.execution.replayed import ReplayMemory, run_replayed
 from lightning_modules.execution.stage import Stage, clip_routes
 from lightning_modules.execution.vectorised import network_outputs, run_vectorised

@@ -59,6 +59,13 @@ def add_gradients(summed: dict[str, Tensor], gradients: Mapping[str, Tensor]) ->
         summed.update({name: gradient.clone() for name, gradient in gradients.items() if name not in summed})
 
 
+def mean_over_alive(gradients: Mapping[str, Tensor], alive: int) -> dict[str, Tensor]:
+    """Return a tick's summed gradients divided by the number of clips that have not ended; nothing where all have."""
+    if not alive or not gradients:
+        return {}
+    return dict(zip(gradients, torch._foreach_div(list(gradients.values()), alive), strict=True))
+
+
 def cross_entropy(logits_BK: Tensor, labels_B: Tensor) -> Tensor:
     """Return the cross-entropy of each sample, (B,), unreduced."""
     return F.cross_entropy(logits_BK, labels_B, reduction="none")

@@ -10,7 +10,10 @@ numbers (methods.md section 4 [C]; the clock [D]), and so do several stages: eac
 receives what they read and sends what others read (stage_messages.py). A stage never waits for one above it.
 
 What goes from one module to another is quantised where the sending unit has a quantiser; its codebook stays as it is
-until the batch is over, and then makes one step.
+until the batch is over, and then makes one step. Two things about codebooks depend on the executor [D]: a codebook that
+has none takes its first codes from what it is given first, vectorised from all ticks of the batch, pipelined from its
+first tick alone; and codes that are dead begin anew at vectors drawn call by call, one call a batch or one a tick. So
+quantised messages are the same numbers in both only as long as codebooks are started and no code is dead.
 
 Shape legend: B clips, T frames, S ticks of one module's answers, N any number of frames, C channels, H and W height and
 width, K numbers of an answer.
@@ -30,6 +33,7 @@ from lightning_modules.execution.clip_loss import (
     add_gradients,
     joined_targets,
     last_targets,
+    mean_over_alive,
     targets_at,
     valid_ticks,
 )
@@ -474,9 +478,9 @@ def run_pipelined(
 
 
 def _hand_over(network: UnitNetwork, gradients: Mapping[str, Tensor], alive: int, on_tick: OnTick) -> None:
-    """Hand over a tick's mean gradients; codebooks step with the weights."""
-    if alive and gradients:
-        on_tick({name: gradient / alive for name, gradient in gradients.items()})
+    """Hand over a tick's mean gradients, none where all clips have ended; codebooks step with the weights."""
+    if gradients:
+        on_tick(mean_over_alive(gradients, alive))
     step_codebooks(network)
 
 

@@ -34,6 +34,7 @@ from lightning_modules.execution.clip_loss import (
     joined_targets,
     last_targets,
     leading_targets,
+    mean_over_alive,
     targets_at,
     valid_outputs,
 )
@@ -380,13 +381,6 @@ def make_pipeline(network: UnitNetwork, rule: Rule) -> Pipeline | GreedyPipeline
     if rule.local:
         return GreedyPipeline(network, rule)
     return Pipeline(network, rule, cross_entropy)
-
-
-def mean_over_alive(gradients: Mapping[str, Tensor], alive: int) -> dict[str, Tensor]:
-    """Return a tick's summed gradients divided by the number of clips that have not ended; nothing where all have."""
-    if not alive or not gradients:
-        return {}
-    return dict(zip(gradients, torch._foreach_div(list(gradients.values()), alive), strict=True))
 
 
 def infer_pipelined(

@@ -27,8 +27,15 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from lightning_modules.execution.clip_loss import ClipSums, Loss, leading_targets, targets_at, valid_outputs
-from lightning_modules.execution.pipelined import OnTick, mean_over_alive
+from lightning_modules.execution.clip_loss import (
+    ClipSums,
+    Loss,
+    leading_targets,
+    mean_over_alive,
+    targets_at,
+    valid_outputs,
+)
+from lightning_modules.execution.pipelined import OnTick
 from lightning_modules.execution.schedule import first_gradient_tick, first_output_tick, nominal_frame, shortest_clip
 from lightning_modules.execution.stage import message_shapes
 from lightning_modules.networks.unit_network import UnitNetwork

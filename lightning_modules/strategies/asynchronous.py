@@ -16,7 +16,7 @@ from lightning_modules.rules import Replay
 from lightning_modules.strategies.shared_memory import supported
 
 
-def check_asynchronous(trainer: pl.Trainer, replay: Replay, stages: int, replicas: int) -> None:
+def check_asynchronous(trainer: pl.Trainer, replay: Replay, stages: int) -> None:
     """Refuse what stages that do not wait for one another cannot do, and warn of what makes them wait.
 
     Raises:
@@ -26,11 +26,6 @@ def check_asynchronous(trainer: pl.Trainer, replay: Replay, stages: int, replica
         raise ValueError(
             f"slow_down {list(replay.slow_downs)} in {stages} stages, whose processes are as slow as they are; leave "
             "slow_down out, or use --trainer.devices 1, which simulates it"
-        )
-    if replicas > 1:
-        raise ValueError(
-            f"replay {replay.size} with {replicas} replicas, which would train on different minibatches; use "
-            f"--trainer.devices {stages}, or --model.replay 0"
         )
     others = "--trainer.devices 1, where modules that do not wait are simulated, or --model.replay 0"
     if not isinstance(trainer.accelerator, CPUAccelerator):

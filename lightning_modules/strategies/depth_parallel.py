@@ -30,6 +30,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
 from lightning_modules.execution.placement import Placement, cut
+from lightning_modules.execution.replay_buffer import tensors_of
 from lightning_modules.execution.stage import Stage, StageError, message_bytes
 from lightning_modules.execution.team import Team
 from lightning_modules.networks import UnitNetwork
@@ -195,7 +196,7 @@ class DepthParallelStrategy(DDPStrategy):
                 "leave it out, or train on one device to see alignment"
             )
         if self._is_asynchronous:
-            check_asynchronous(trainer, module.rule.replay, self.stages, self.mesh.replicas)
+            check_asynchronous(trainer, module.rule.replay, self.stages)
         if trainer.state.fn == TrainerFn.PREDICTING and self.mesh.replicas > 1:
             raise ValueError(
                 f"predict with {self.mesh.replicas} replicas would write one table for each; use --trainer.devices "
@@ -221,6 +222,12 @@ class DepthParallelStrategy(DDPStrategy):
             raise ValueError(
                 f"vq_groups with {replicas} replicas, each of which would learn codebooks of its own; use {one}, or "
                 "--model.vq_groups 0"
+            )
+        if replicas > 1 and self._module().rule.replay is not None:
+            one = f"--trainer.devices {self.stages}" if self.stages > 1 else "one device without a strategy"
+            raise ValueError(
+                f"replay buffers with {replicas} replicas, which would train on different minibatches; use {one}, or "
+                "--model.replay 0"
             )
 
     def _equal_weights(self) -> None:
@@ -296,7 +303,8 @@ class DepthParallelStrategy(DDPStrategy):
     def _log_bytes_sent(self, batch: Any, *_: Any) -> None:
         """Log what a batch's messages of each module to other stages came to, in bytes a clip, in every process.
 
-        Tensors, or codes and codebooks; every stage's copy. Not the letters, which carry labels and figures.
+        Tensors, or codes and codebooks; every stage's copy. Labels, lengths and what else of a batch is no frame goes
+        to the other stages by letters: `bytes_sent/labels` counts its tensors.
         """
         module, clips = self._module(), len(batch["label"])
         if not module.rule.local or self._link is not None or not clips or not module._figures_are_due():
@@ -307,7 +315,8 @@ class DepthParallelStrategy(DDPStrategy):
         for unit, count in message_bytes(self._team.stage.routes).items():
             name = f"bytes_sent/module_{module.network.wiring.position(unit)}" if unit else "bytes_sent/frames"
             sums[name] = sums.get(name, 0.0) + count / clips
-        module.log_dict(sums)
+        labels = sum(t.nbytes for t in tensors_of(dict(batch)) if t.dim() < 5)
+        module.log_dict(sums | {"bytes_sent/labels": labels * (self.stages - 1) / clips})
 
     def _stage_sizes(self, trainer: "pl.Trainer", network: UnitNetwork) -> list[int]:
         """Return the given cut, the checkpoint's, or the best by the units' times; the same in every process."""

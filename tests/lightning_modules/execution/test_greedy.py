@@ -388,14 +388,16 @@ def test_update_frame_is_a_step_at_every_tick(wiring: str, sizes: tuple[int, ...
         assert answers.loss.item() == pytest.approx(totals[module] / int(answers.valid_BN.sum()), rel=1e-12)
 
 
-def test_update_frame_hands_over_nothing_after_the_last_clip() -> None:
+def test_update_frame_hands_over_none_after_the_last_clip() -> None:
+    """As often as there are ticks, whatever the lengths: replicas of other lengths wait at each of them."""
     network, steps = local_network((2, 1, 2)), list[set[str]]()
     given: dict[str, Any] = {"rule": make_rule("greedy", update="frame"), "executor": "pipelined"}
     clip_gradients(
         network, clips(6), LABELS, lengths_B=torch.tensor([4, 2, 0]), on_tick=lambda g: steps.append(set(g)), **given
     )
     modules = [{Cut((2, 1, 2)).module(1 + int(name.split(".")[1])) for name in names} for names in steps]
-    assert modules == [{1}, {1, 2}, {1, 2, 3}, {1, 2, 3}]  # from its first tick on; ticks 5 and 6 have no clip
+    # From its first tick on; at ticks 5 and 6 no clip is left, and none are handed over.
+    assert modules == [{1}, {1, 2}, {1, 2, 3}, {1, 2, 3}, set(), set()]
 
 
 # Networks of whole clips

@@ -24,6 +24,7 @@ from lightning_modules.action_recognition import ActionRecognition
 from lightning_modules.execution import ReplayMemory, clip_gradients
 from lightning_modules.execution.placement import cut
 from lightning_modules.execution.stage import Stage
+from lightning_modules.execution.team import Team
 from lightning_modules.future_frames import FutureFrames
 from lightning_modules.rules import Replay, make_rule
 from lightning_modules.strategies.asynchronous import check_asynchronous
@@ -226,17 +227,16 @@ def trainer_of(**options) -> SimpleNamespace:
 
 
 @pytest.mark.parametrize(
-    ("trainer", "replay", "replicas", "said"),
+    ("trainer", "replay", "said"),
     [
-        ({}, Replay(2, slow_downs=(1.0, 2.0)), 1, r"slow_down \[1.0, 2.0\] in 2 stages.*leave slow_down out"),
-        ({}, Replay(2), 3, "replay 2 with 3 replicas.*use --trainer.devices 2"),
-        ({"accelerator": CUDAAccelerator()}, Replay(2), 1, "on CUDAAccelerator.*use --trainer.accelerator cpu"),
-        ({"num_nodes": 2}, Replay(2), 1, "on 2 hosts of .*use --trainer.devices 1"),
+        ({}, Replay(2, slow_downs=(1.0, 2.0)), r"slow_down \[1.0, 2.0\] in 2 stages.*leave slow_down out"),
+        ({"accelerator": CUDAAccelerator()}, Replay(2), "on CUDAAccelerator.*use --trainer.accelerator cpu"),
+        ({"num_nodes": 2}, Replay(2), "on 2 hosts of .*use --trainer.devices 1"),
     ],
 )
-def test_what_stages_that_do_not_wait_cannot_do(trainer, replay, replicas, said) -> None:
+def test_what_stages_that_do_not_wait_cannot_do(trainer, replay, said) -> None:
     with pytest.raises(ValueError, match=said):
-        check_asynchronous(trainer_of(**trainer), replay, 2, replicas)
+        check_asynchronous(trainer_of(**trainer), replay, 2)
 
 
 @pytest.mark.parametrize(
@@ -244,8 +244,8 @@ def test_what_stages_that_do_not_wait_cannot_do(trainer, replay, replicas, said)
 )
 def test_what_makes_all_stages_wait_is_said(callback) -> None:
     with pytest.warns(UserWarning, match="wait for the slowest one; use max_epochs or max_steps"):
-        check_asynchronous(trainer_of(callbacks=[callback]), Replay(1), 2, 1)
-    check_asynchronous(trainer_of(callbacks=[ModelCheckpoint()]), Replay(1, slow_downs=(1.0,)), 2, 1)
+        check_asynchronous(trainer_of(callbacks=[callback]), Replay(1), 2)
+    check_asynchronous(trainer_of(callbacks=[ModelCheckpoint()]), Replay(1, slow_downs=(1.0,)), 2)
 
 
 # -- real runs ----------------------------------------------------------------------------------------------------
@@ -504,3 +504,25 @@ def test_a_slow_stage_has_not_stalled(tmp_path) -> None:
         (first,), _ = group.results(100)
     assert first["metrics"]["updates/module_1"] == 32
     assert 2 <= first["metrics"]["updates/module_2"] < 32
+
+
+def test_a_last_batch_that_cannot_be_decoded_meets_the_other_stages_all_the_same(monkeypatch) -> None:
+    """They end their epoch there, and wait for the first stage's figures."""
+    met = []
+
+    class First(Team):
+        is_asynchronous = True
+
+        def newest_figures(self, own, *, meet):
+            met.append(meet)
+            return own
+
+    task = ActionRecognition(num_classes=2, in_channels=1, depth=3, rule="greedy", replay=2)
+    task.team = First()
+    monkeypatch.setattr(task, "_train_on_nothing", lambda batch_idx: None)
+    monkeypatch.setattr(task, "_figures_are_due", lambda: True)
+    monkeypatch.setattr(task, "_is_last_batch", lambda: True)
+    monkeypatch.setattr(task, "log_dict", lambda figures: None)
+    empty = {"video": torch.empty(0, 9, 1, 8, 8), "label": torch.empty(0, dtype=torch.long)}
+    task.training_step(empty, 7)
+    assert met == [True]
