@@ -14,6 +14,22 @@ from lightning.pytorch.cli import LightningArgumentParser
 # jsonargparse tries `data` as a data module and as None and reports both; only the first was meant.
 _UNION = re.compile(r"Errors:\s*- (?P<cause>.*?)\s*- Expected a <class 'NoneType'>", re.DOTALL)
 
+# What it says of an option that takes one of several plain types names neither the option nor the value.
+_PLAIN_UNION = re.compile(
+    r'Parser key "(?P<key>\w+)":\s*Does not validate against any of the Union subtypes\s*Subtypes: \[(?P<types>.*)\]\s*'
+    r"Errors:.*Given value: (?P<value>.*)$",
+    re.DOTALL,
+)
+_PLAIN_TYPES = {
+    "<class 'int'>": "a whole number",
+    "<class 'float'>": "a number",
+    "<class 'str'>": "a name",
+    "<class 'bool'>": "true or false",
+    "list[int]": "a list of whole numbers",
+    "list[float]": "a list of numbers",
+    "<class 'NoneType'>": "null",
+}
+
 
 def given_class(args: Any, section: str) -> str | None:
     """Return the class that a command line or a configuration names for a section; the last one counts.
@@ -55,7 +71,16 @@ def plain_message(message: str) -> str:
 
     >>> plain_message("Subtypes: [A, None] Errors: - there is no such folder - Expected a <class 'NoneType'> Given: 3")
     'there is no such folder'
+    >>> plain_message('Parser key "n": Does not validate against any of the Union subtypes '
+    ...               "Subtypes: [<class 'int'>, <class 'NoneType'>] Errors: - ... Given value: two")
+    "n 'two': expected a whole number or null"
     """
+    if found := _PLAIN_UNION.search(message):
+        types = [_PLAIN_TYPES.get(name) for name in found["types"].split(", ")]
+        if all(types):
+            *first, last = map(str, types)
+            expected = f"{', '.join(first)} or {last}" if first else last
+            return f"{found['key']} {found['value'].strip()!r}: expected {expected}"
     found = _UNION.search(message)
     text = found["cause"] if found else message
     return " ".join(text.split())

@@ -5,15 +5,15 @@ from difflib import get_close_matches
 from typing import cast, get_args
 
 from lightning_modules.rules.backprop import backprop, backprop_frame, backprop_shifted
-from lightning_modules.rules.greedy import Order, Replay, greedy, greedy_frame
+from lightning_modules.rules.greedy import ORDERS, Order, Replay, greedy, greedy_frame
 from lightning_modules.rules.rule import Rule, Stash, Update
 from lightning_modules.rules.sideways import sideways
 
 RULES = ("backprop_frame", "backprop_shifted", "backprop", "sideways", "greedy", "greedy_frame")
 LOCAL = ("greedy", "greedy_frame")
-ORDERS = get_args(Order)
 
 __all__ = [
+    "ORDERS",
     "RULES",
     "Replay",
     "Rule",
@@ -46,9 +46,10 @@ def _check(name: str, update: str, stash: str, drain: bool, lead: int) -> None:
     if lead < 0:
         raise ValueError(f"lead is {lead}; expected frames, 0 for none")
     if lead and (name != "sideways" or stash != "none"):
+        with_stash = "" if stash == "none" else f" and stash {stash!r}"
         raise ValueError(
-            f"lead={lead} with rule {name!r} and stash {stash!r}, whose gradients are about the frame that they meet; "
-            "lead belongs to rule 'sideways' without a stash"
+            f"lead={lead} with rule {name!r}{with_stash}, whose gradients are about the frame that they meet; lead "
+            "belongs to rule 'sideways' without a stash: use lead 0"
         )
     if update == "frame" and name in ("backprop_shifted", "backprop"):
         raise ValueError(
@@ -65,7 +66,6 @@ def _replay(
     Raises:
         ValueError: options that make no sense, or have no effect.
     """
-    slow_downs = (slow_down,) if isinstance(slow_down, int | float) else tuple(slow_down)
     if not size:
         chosen = {"replay_order": order != ORDERS[0], "max_reuse": max_reuse is not None, "slow_down": slow_down != 1}
         if without := [option for option, is_chosen in chosen.items() if is_chosen]:
@@ -78,9 +78,11 @@ def _replay(
         )
     if update != "clip":
         raise ValueError(f"replay={size} with update {update!r}: buffers hold whole clips; use update 'clip'")
-    if order not in ORDERS:
-        raise ValueError(f"replay_order {order!r} is unknown; expected one of {', '.join(ORDERS)}")
-    return Replay(size, cast(Order, order), max_reuse, () if slow_downs == (1,) else slow_downs)
+    if isinstance(slow_down, int | float):
+        return Replay(size, cast(Order, order), max_reuse, () if slow_down == 1 else (slow_down,), alike=True)
+    if not len(slow_down):
+        raise ValueError("slow_down []; give one number for all modules, or one for each, the lowest module's first")
+    return Replay(size, cast(Order, order), max_reuse, tuple(slow_down))
 
 
 def make_rule(

@@ -5,6 +5,8 @@ they meet where weights are brought together or scored: at epochs' ends, validat
 """
 
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.accelerators import CPUAccelerator
@@ -63,3 +65,22 @@ def never_meet(trainer: pl.Trainer) -> None:
             raise SIGTERMException
 
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = look_for_signal  # type: ignore[method-assign]
+
+
+def updates_line(figures: Mapping[str, Any]) -> str:
+    """Return what modules have done, each at its own pace.
+
+    >>> updates_line({"updates/module_1": 60.0, "updates/module_2": 238.0, "dropped/module_1": 3.0})
+    'updates of modules 1 to 2: 60, 238; minibatches overwritten before they were taken: 3'
+    """
+    updates = [f"{int(figures[name])}" for name in sorted(figures, key=_module) if name.startswith("updates/module_")]
+    dropped = sum(int(value) for name, value in figures.items() if name.startswith("dropped/module_"))
+    return (
+        f"updates of modules 1 to {len(updates)}: {', '.join(updates)}; minibatches overwritten before they were taken: "
+        f"{dropped}"
+    )
+
+
+def _module(name: str) -> int:
+    number = name.rsplit("_", 1)[-1]
+    return int(number) if number.isdigit() else 0

@@ -34,7 +34,7 @@ from lightning_modules.execution.replay_buffer import tensors_of
 from lightning_modules.execution.stage import Stage, StageError, message_bytes
 from lightning_modules.execution.team import Team
 from lightning_modules.networks import UnitNetwork
-from lightning_modules.strategies.asynchronous import check_asynchronous, never_meet
+from lightning_modules.strategies.asynchronous import check_asynchronous, never_meet, updates_line
 from lightning_modules.strategies.balance import (
     balanced,
     given_sizes,
@@ -463,6 +463,8 @@ class DepthParallelStrategy(DDPStrategy):
     def on_train_end(self) -> None:
         """Leave every process with the whole trained network."""
         self._bring_weights_together()
+        if self._link is not None and self.is_global_zero:
+            print(updates_line(self._module().trainer.callback_metrics), flush=True)
 
     def on_exception(self, exception: BaseException) -> None:
         """Tell the other stages, so that they end too."""

@@ -73,7 +73,7 @@ def test_only_the_units_below_hear_of_it_and_only_where_targets_change() -> None
 
 
 def test_refusals_say_what_to_use() -> None:
-    with pytest.raises(ValueError, match="lead belongs to rule 'sideways' without a stash"):
+    with pytest.raises(ValueError, match="lead belongs to rule 'sideways' without a stash: use lead 0"):
         make_rule("sideways", stash="exact", lead=2)
     with pytest.raises(ValueError, match="lead belongs to rule 'sideways'"):
         make_rule("backprop_shifted", lead=1)
