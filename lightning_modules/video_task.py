@@ -356,10 +356,12 @@ class VideoTask(LightningModule, ABC):
         figures = None
         if self.team.has_output:
             own: dict[str, Any] = dict(self.batch_figures(result, batch))
-            if not own:
-                return {}
-            replicas = self.team.from_all_clips(torch.stack([value.float() for value in own.values()]))
-            figures = dict(zip(own, torch.stack(replicas).mean(0), strict=True))
+            if not own and self.rule.replay is None:
+                return {}  # a stream's piece before the first output: no module's loss counts either
+            figures = {}  # with buffers the last module may not have worked, and others have
+            if own:
+                replicas = self.team.from_all_clips(torch.stack([value.float() for value in own.values()]))
+                figures = dict(zip(own, torch.stack(replicas).mean(0), strict=True))
         return self.team.from_output(figures) | self._module_losses(result)
 
     def _module_losses(self, result: ClipGradients) -> dict[str, Tensor]:
@@ -403,7 +405,7 @@ class VideoTask(LightningModule, ABC):
 
     def _state(self, stream: StreamState, batch: Batch) -> PipelineState | None:
         """Return the state that a stream's piece goes on from; None for clips, and where nothing is kept."""
-        is_kept = "piece" in batch and self.rule.forward_shift
+        is_kept = "piece" in batch and self.rule.forward_shift and isinstance(self.network, UnitNetwork)
         return stream.at(int(batch["piece"]), self.device) if is_kept else None
 
     def _train_clip(self, batch: Batch, inputs: Inputs, batch_idx: int) -> ClipGradients:

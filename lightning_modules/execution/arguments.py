@@ -39,6 +39,10 @@ def check_combination(network: UnitNetwork | ClipNetwork, rule: Rule, executor: 
         what = "takes whole clips" if isinstance(network, ClipNetwork) else "is cut into per-frame units"
         use = "'backprop'" if isinstance(network, ClipNetwork) else "'backprop_frame', 'backprop_shifted' or 'sideways'"
         raise ValueError(f"rule {rule.name!r} with a network that {what}; use rule {use}")
+    if rule.update == "frame" and isinstance(network, ClipNetwork):
+        raise ValueError(
+            "update 'frame' with a network that takes whole clips; use update 'clip' and executor 'vectorised'"
+        )
     if executor != "vectorised" and not rule.pipelines:
         if rule.local:
             why = "whose buffers hold whole clips" if rule.replay else "all of whose modules work on the same frame"
@@ -55,8 +59,13 @@ def check_combination(network: UnitNetwork | ClipNetwork, rule: Rule, executor: 
         raise ValueError(
             "executor 'cuda_graph' with stash 'exact', whose past inputs have no fixed place; use executor 'pipelined'"
         )
-    if rule.replay and len(rule.replay.slow_downs) > 1:
-        WorkSchedule(rule.replay.slow_downs, 0, modules=network.module_count)
+    if rule.replay:
+        if network.module_count == 1:
+            raise ValueError(
+                f"replay {rule.replay.size} with one module, which has no buffer below it; use replay 0, or modules 2 "
+                "or more"
+            )
+        WorkSchedule(rule.replay.slow_downs_of(network.module_count), 0, modules=network.module_count)
     if rule.local and not rule.pipelines and rule.update == "frame":
         raise ValueError(
             f"update 'frame' with rule {rule.name!r}, whose modules work on all frames together; use update 'clip', or "
@@ -91,12 +100,16 @@ def _check_no_lead(rule: Rule) -> None:
         )
 
 
-def check_keeps_state(rule: Rule) -> None:
+def check_keeps_state(network: UnitNetwork | ClipNetwork, rule: Rule) -> None:
     """Refuse to go on from a state with a network that holds nothing between two frames, or two clips.
 
     Raises:
         ValueError: with what to do instead.
     """
+    if isinstance(network, ClipNetwork):
+        raise ValueError(
+            "a state with a network that takes whole clips, and keeps none; give each clip without a state"
+        )
     if not rule.forward_shift:
         raise ValueError(f"a state with rule {rule.name!r}, whose network keeps none; give each clip without a state")
 

@@ -19,7 +19,14 @@ from lightning_modules.execution.arguments import (
     check_targets,
     clip_lengths,
 )
-from lightning_modules.execution.clip_loss import Answer, Loss, cross_entropy, gradient_count, mean_over_alive, valid_outputs
+from lightning_modules.execution.clip_loss import (
+    Answer,
+    Loss,
+    cross_entropy,
+    gradient_count,
+    mean_over_alive,
+    valid_outputs,
+)
 from lightning_modules.execution.cuda_tick import run_cuda_graph
 from lightning_modules.execution.pipeline_state import PipelineState
 from lightning_modules.execution.pipelined import OnTick, infer_pipelined, run_pipelined
@@ -274,7 +281,7 @@ def clip_answers(
     check_combination(network, rule, executor if rule.pipelines else "vectorised")
     check_stage(network, stage, state)
     if state is not None:
-        check_keeps_state(rule)
+        check_keeps_state(network, rule)
     lengths_B = clip_lengths(video_BTCHW, lengths_B)
     if rule.local:
         return _local_answers(network, video_BTCHW, rule, executor, lengths_B, stage, state)

@@ -10,10 +10,10 @@ numbers (methods.md section 4 [C]; the clock [D]), and so do several stages: eac
 receives what they read and sends what others read (stage_messages.py). A stage never waits for one above it.
 
 What goes from one module to another is quantised where the sending unit has a quantiser; its codebook stays as it is
-until the batch is over, and then makes one step. Two things about codebooks depend on the executor [D]: a codebook that
-has none takes its first codes from what it is given first, vectorised from all ticks of the batch, pipelined from its
-first tick alone; and codes that are dead begin anew at vectors drawn call by call, one call a batch or one a tick. So
-quantised messages are the same numbers in both only as long as codebooks are started and no code is dead.
+until the batch is over, and then makes one step. Two things about codebooks depend on the executor [D]. One that was
+never started takes its codes from what it is given first: vectorised from all ticks of the batch, pipelined from its
+first tick alone. And dead codes begin anew at vectors drawn call by call, one call a batch or one a tick. So what is
+quantised is the same in both only as long as codebooks have started and no code is dead.
 
 Shape legend: B clips, T frames, S ticks of one module's answers, N any number of frames, C channels, H and W height and
 width, K numbers of an answer.
@@ -90,6 +90,19 @@ class ModulePass:
     valid_BS: Tensor
     gradients: dict[str, Tensor]
     packed: dict[int, Packed]
+
+
+@torch.no_grad()
+def answer_of_modules(network: Network, video: Tensor) -> Tensor:
+    """Return the last module's answer to frames (N, C, H, W), or to clips (B, T, C, H, W) of a network that takes them.
+
+    All modules work on the same frames, on what they send one another: quantised where it is.
+    """
+    messages = {INPUT: video.transpose(1, 2) if isinstance(network, ClipNetwork) else video}
+    for module in range(1, network.module_count + 1):
+        outputs, answer = network.module_forward(module, messages, heads=False)
+        messages |= _sent(network, outputs, learn=False)[0]
+    return answer
 
 
 def whole_batch(network: Network, video_BTCHW: Tensor, targets: Tensor, lengths_B: Tensor) -> list[Clips]:

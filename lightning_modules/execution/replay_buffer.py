@@ -17,13 +17,14 @@ writing as a use too: their limit of n uses is `max_reuse` n - 1 here.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
-Order = Literal["priority-lifo", "reference"]
-ORDERS: tuple[Order, ...] = get_args(Order)
+from lightning_modules.rules.greedy import ORDERS, Order, check_buffer
+
+__all__ = ["ORDERS", "Order", "ReplayBuffer", "moved", "slots_looked_at", "tensors_of"]
 
 
 def slots_looked_at(order: Order, following: int, size: int) -> list[int]:
@@ -127,12 +128,7 @@ class ReplayBuffer:
         plain: Callable[[Any], Any] = _as_given,
         restored: Callable[[Any], Any] = _as_given,
     ) -> None:
-        if size < 1:
-            raise ValueError(f"a buffer of {size} minibatches; give 1 or more: 1 holds only the newest")
-        if order not in ORDERS:
-            raise ValueError(f"buffer order {order!r} is unknown; expected one of {', '.join(ORDERS)}")
-        if max_reuse is not None and max_reuse < 1:
-            raise ValueError(f"max_reuse is {max_reuse}; give 1 to draw a minibatch once, or leave it out for no limit")
+        check_buffer(size, order, max_reuse)
         self.size, self.order, self.max_reuse = size, order, max_reuse
         self._plain, self._restored = plain, restored
         self._ring: list[_Entry | None] = [None] * size

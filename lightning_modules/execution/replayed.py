@@ -166,7 +166,7 @@ def _step(
 ) -> tuple[dict[int, Answer], Tensor]:
     """Let every module of a stage that works in this step draw, learn and push, the highest first."""
     device = next(network.parameters()).device
-    works = _schedule(network, rule, stage, memory.seed).works(memory.step)
+    works = _schedule(network, rule, memory.seed).works(memory.step)
     modules = stage_modules(network, stage)
     answers, gradients = dict[int, Answer](), dict[str, Tensor]()
     asked = torch.empty(0, device=device)
@@ -199,12 +199,10 @@ def _step(
     return answers, asked
 
 
-def _schedule(network: Network, rule: Rule, stage: Stage | None, seed: int) -> WorkSchedule:
+def _schedule(network: Network, rule: Rule, seed: int) -> WorkSchedule:
     assert rule.replay is not None
-    slow_downs = rule.replay.slow_downs
-    if len(slow_downs) <= 1 or stage is not None:
-        slow_downs = (slow_downs or (1.0,)) * network.module_count
-    return WorkSchedule(slow_downs, seed, modules=network.module_count)
+    modules = network.module_count
+    return WorkSchedule(rule.replay.slow_downs_of(modules), seed, modules=modules)
 
 
 def _content(

@@ -14,6 +14,8 @@ Here every module has its own draw at each step [D]: rates are the same, and wit
 from collections.abc import Sequence
 from hashlib import blake2b
 
+from lightning_modules.rules.greedy import check_slow_downs
+
 
 def draw(seed: int, step: int, module: int) -> float:
     """Return a number in [0, 1): always the same for a seed, a step and a module, and unlike all others'."""
@@ -40,12 +42,7 @@ class WorkSchedule:
                 f"{len(slow_downs)} slow-downs were given for {expected} modules; give one for each, the lowest "
                 f"module's first, such as {[1.0] * max(expected - 1, 0) + [2.0]}"
             )
-        for number, slow_down in enumerate(slow_downs, start=1):
-            if not slow_down >= 1:
-                raise ValueError(
-                    f"module {number} has slow-down {slow_down}; give 1 for a module that works at every step, "
-                    "or more: at 2 it works at one step in two"
-                )
+        check_slow_downs(slow_downs)
         self.slow_downs = tuple(slow_downs)
         self.seed = seed
 

@@ -119,11 +119,23 @@ def averaged(
     return decay * ema_GK + (1 - decay) * counts_GK, decay * ema_GKD + (1 - decay) * sums_GKD
 
 
-def codes_of(ema_GK: Tensor, ema_GKD: Tensor, epsilon: float) -> Tensor:
-    """Return the codes (G, K, D): sums over counts, the counts with Laplace smoothing that keeps their total."""
+def codes_of(ema_GK: Tensor, ema_GKD: Tensor, epsilon: float, counts_GK: Tensor, codebook_GKD: Tensor) -> Tensor:
+    """Return the codes (G, K, D): sums over counts, the counts with Laplace smoothing that keeps their total.
+
+    A code that nothing was near in this step stays where it is: its mean is the same, and the smoothing would pull it
+    to the origin as its count falls.
+
+    Args:
+        ema_GK: averaged counts.
+        ema_GKD: averaged sums.
+        epsilon: of the smoothing.
+        counts_GK: of this step.
+        codebook_GKD: the codes before it.
+    """
     total_G1 = ema_GK.sum(-1, keepdim=True)
     smooth_GK = (ema_GK + epsilon) / (total_G1 + ema_GK.shape[1] * epsilon) * total_G1
-    return ema_GKD / smooth_GK.clamp_min(torch.finfo(smooth_GK.dtype).tiny)[..., None]
+    means_GKD = ema_GKD / smooth_GK.clamp_min(torch.finfo(smooth_GK.dtype).tiny)[..., None]
+    return torch.where(counts_GK[..., None] > 0, means_GKD, codebook_GKD)
 
 
 def revived(

@@ -203,8 +203,9 @@ class VectorQuantiser(nn.Module):
         if self._gathered is None:
             return
         gathered, self._gathered = self._gathered, None
-        counts_GK, sums_GKD = averaged(self.ema_count, self.ema_sum, *gathered.finite(), self.decay)
-        codebook_GKD = codes_of(counts_GK, sums_GKD, self.epsilon)
+        found_GK, found_GKD = gathered.finite()
+        counts_GK, sums_GKD = averaged(self.ema_count, self.ema_sum, found_GK, found_GKD, self.decay)
+        codebook_GKD = codes_of(counts_GK, sums_GKD, self.epsilon, found_GK, self.codebook)
         if self.dead:
             counts_GK, sums_GKD, codebook_GKD = revived(counts_GK, sums_GKD, codebook_GKD, gathered, self.dead)
         self._set(counts_GK, sums_GKD, codebook_GKD)

@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from lightning_modules.execution import make_pipeline
+from lightning_modules.execution.greedy import answer_of_modules
 from lightning_modules.networks import ClipNetwork, UnitNetwork
 from lightning_modules.rules import Rule
 
@@ -55,4 +57,4 @@ def _answer(network: UnitNetwork | ClipNetwork, rule: Rule) -> Callable[[Tensor]
     """Return what a network does when a frame, or a 3D network's clip, has come."""
     if isinstance(network, UnitNetwork) and rule.forward_shift:
         return make_pipeline(network, rule).infer
-    return network
+    return partial(answer_of_modules, network) if network.is_local else network

@@ -22,10 +22,10 @@ normalised to 0 whatever it was.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
-from math import ceil, gcd
+from math import ceil, gcd, inf
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -119,6 +119,22 @@ _CLASSIFIERS: dict[str, Callable[[int, int, float, str], Parts]] = {"mlp-sr": _m
 assert tuple(_CLASSIFIERS) == HEADS
 
 
+def check_known(kind: str, expected: Sequence[str]) -> None:
+    """Refuse a kind of head that does not exist.
+
+    Args:
+        kind: its name.
+        expected: what may be typed instead.
+
+    Raises:
+        ValueError: with the nearest of them.
+    """
+    if kind not in (*HEADS, DECODER):
+        near = get_close_matches(kind, expected, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"head {kind!r} is unknown; {hint}expected one of {', '.join(expected)}")
+
+
 def make_head(
     kind: str,
     channels: int,
@@ -143,11 +159,8 @@ def make_head(
     Raises:
         ValueError: an unknown kind or activation, a width that is not positive, or options that the kind cannot take.
     """
-    if kind not in (*HEADS, DECODER):
-        near = get_close_matches(kind, [*HEADS, DECODER], n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"head {kind!r} is unknown; {hint}expected one of {', '.join([*HEADS, DECODER])}")
-    if width <= 0:
+    check_known(kind, (*HEADS, DECODER))
+    if not 0 < width < inf:
         raise ValueError(f"head width is {width}; give a positive number, 1 for the paper's heads")
     if kind == DECODER:
         if clip:

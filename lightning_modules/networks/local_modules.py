@@ -18,7 +18,7 @@ from typing import Any
 
 from lightning_modules.layers.vector_quantiser import VectorQuantiser
 from lightning_modules.networks.clip_network import ClipNetwork
-from lightning_modules.networks.heads import make_head
+from lightning_modules.networks.heads import check_known, make_head
 from lightning_modules.networks.unit_network import UnitNetwork
 
 
@@ -27,8 +27,8 @@ class LocalModules:
     """How a network is cut into modules.
 
     Args:
-        modules: how many, or the number of units in each, the lowest first; None: every unit is one, but the last,
-            which stays with the unit below it.
+        modules: how many, or the number of units in each (of blocks, where a network takes whole clips), the lowest
+            first; None: every unit is one, but the last, which stays with the unit below it.
         head: kind of the heads, see heads.py.
         head_width: multiplies the heads' hidden channels.
         activation: of the heads.
@@ -87,13 +87,16 @@ def cut_for_rule(
                 )
         return
     head = options["head"] or heads[0]
+    check_known(head, heads)
     if head not in heads:
         raise ValueError(f"head {head!r} does not give what this task asks for; expected one of {', '.join(heads)}")
     names = ("modules", "head_width", "activation", "vq_groups", "vq_codes", "vq_decay")
     cut_into_modules(network, LocalModules(head=head, zero=zero, **{name: options[name] for name in names}))
 
 
-def module_sizes(modules: int | Sequence[int] | None, units: int) -> tuple[int, ...]:
+def module_sizes(
+    modules: int | Sequence[int] | None, units: int, *, without_classifier: bool = False
+) -> tuple[int, ...]:
     """Return the number of units in each module, the lowest first.
 
     A number of modules cuts the units evenly, lower modules first in what is left over; the last unit, a classifier or
@@ -103,28 +106,33 @@ def module_sizes(modules: int | Sequence[int] | None, units: int) -> tuple[int, 
     Args:
         modules: their number, their sizes, or None: as many as possible.
         units: of the network.
+        without_classifier: these are the blocks of a network of whole clips, and its classifier is not counted.
 
     Raises:
         ValueError: a number or sizes that the network does not have.
     """
+    parts, classifier = ("blocks", 0) if without_classifier else ("units", 1)
     if modules is None:
-        modules = max(1, units - 1)
+        modules = max(1, units - classifier)
     if not isinstance(modules, int):
         sizes = tuple(modules)
         if not sizes or min(sizes) < 1 or sum(sizes) != units:
-            even = list(module_sizes(min(max(1, len(sizes)), units), units))
+            number = min(max(1, len(sizes)), units)
+            even = list(module_sizes(number, units, without_classifier=without_classifier))
             raise ValueError(
-                f"modules {list(sizes)} have {sum(sizes)} units, the network has {units}, at least 1 a module; give "
+                f"modules {list(sizes)} have {sum(sizes)} {parts}, the network has {units}, at least 1 a module; give "
                 f"numbers that add up to {units}, such as {even}, or the number of modules"
             )
         return sizes
-    if not 1 <= modules <= units:
-        raise ValueError(f"modules {modules} of a network of {units} units; expected 1 to {units}, or a size for each")
+    if isinstance(modules, bool) or not 1 <= modules <= units:
+        raise ValueError(
+            f"modules {modules} of a network of {units} {parts}; expected 1 to {units}, or a size for each"
+        )
     if modules == units:
         return (1,) * units
-    each, over = divmod(units - 1, modules)
+    each, over = divmod(units - classifier, modules)
     sizes = tuple(each + (number < over) for number in range(modules))
-    return (*sizes[:-1], sizes[-1] + 1)
+    return (*sizes[:-1], sizes[-1] + classifier)
 
 
 def cut_into_modules(network: UnitNetwork | ClipNetwork, local: LocalModules) -> None:
@@ -142,6 +150,7 @@ def cut_into_modules(network: UnitNetwork | ClipNetwork, local: LocalModules) ->
             "leave gradient_edges out"
         )
     sizes = module_sizes(local.modules, network.depth)
+    _check_codes(local, len(sizes))
     network.wiring = replace(network.wiring, modules=sizes, gradients="local")
     answers = network.channels[-1]
     for module in range(1, len(sizes) + 1):
@@ -162,14 +171,9 @@ def cut_into_modules(network: UnitNetwork | ClipNetwork, local: LocalModules) ->
 def _cut_clip_network(network: ClipNetwork, local: LocalModules) -> None:
     if not network.blocks:
         raise ValueError("this network takes whole clips and does not say its blocks; use network 'cnn3d' or 'x3d'")
-    sizes = module_sizes(local.modules, len(network.blocks) + 1)
-    # The classifier, counted as a unit above, is part of the last module.
-    if sizes[-1] == 1:
-        raise ValueError(
-            f"modules {local.modules} of a network of {len(network.blocks)} blocks and a classifier, which stays with "
-            f"the last block; use modules {len(network.blocks)} or fewer"
-        )
-    network.sizes = (*sizes[:-1], sizes[-1] - 1)
+    sizes = module_sizes(local.modules, len(network.blocks), without_classifier=True)
+    _check_codes(local, len(sizes))
+    network.sizes = sizes
     answers = network.head.out_features
     for module in range(1, len(sizes)):
         channels = network.module_channels(module)
@@ -180,13 +184,22 @@ def _cut_clip_network(network: ClipNetwork, local: LocalModules) -> None:
             network.quantisers.append(quantiser)
 
 
+def _check_codes(local: LocalModules, modules: int) -> None:
+    """Refuse options of codebooks where there are none."""
+    if local.vq_groups and modules == 1:
+        raise ValueError(
+            f"vq_groups {local.vq_groups} with one module, which sends nothing; leave vq_groups out, or use modules 2 "
+            "or more"
+        )
+    if not local.vq_groups and (local.vq_codes, local.vq_decay) != (LocalModules.vq_codes, LocalModules.vq_decay):
+        raise ValueError(
+            f"vq_codes {local.vq_codes} and vq_decay {local.vq_decay} without vq_groups; use vq_groups 1 or more, "
+            "or leave them out"
+        )
+
+
 def _quantiser(channels: int, local: LocalModules) -> VectorQuantiser | None:
     if not local.vq_groups:
-        if local.vq_codes != LocalModules.vq_codes or local.vq_decay != LocalModules.vq_decay:
-            raise ValueError(
-                f"vq_codes {local.vq_codes} and vq_decay {local.vq_decay} without vq_groups; use vq_groups 1 or more, "
-                "or leave them out"
-            )
         return None
     return VectorQuantiser(channels, local.vq_groups, local.vq_codes, decay=local.vq_decay)
 

@@ -20,12 +20,14 @@ buffer, learns from it, and pushes what it made of it into the next. See executi
 which minibatches are drawn.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from lightning_modules.rules.rule import Rule, Update
 
 Order = Literal["priority-lifo", "reference"]
+ORDERS: tuple[Order, ...] = get_args(Order)
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Replay:
         max_reuse: how often one is drawn at most; None: as often as there is nothing better.
         slow_downs: of each module, 1 or more: it works in one of so many steps; empty: no module is slow. One process
             only: real processes are as slow as they are. The schedule follows the run's seed.
+        alike: the one slow-down given is every module's.
 
     Raises:
         ValueError: a number that makes no sense.
@@ -47,14 +50,45 @@ class Replay:
     order: Order = "priority-lifo"
     max_reuse: int | None = None
     slow_downs: tuple[float, ...] = ()
+    alike: bool = False
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"replay is {self.size}; expected the minibatches that a buffer holds, 1 or more")
-        if self.max_reuse is not None and self.max_reuse < 1:
-            raise ValueError(f"max_reuse is {self.max_reuse}; expected 1 or more, or none for no limit")
-        if any(slow < 1 for slow in self.slow_downs):
-            raise ValueError(f"slow_down {list(self.slow_downs)}; expected 1 (as fast as any) or more")
+        check_buffer(self.size, self.order, self.max_reuse)
+        check_slow_downs(self.slow_downs)
+
+    def slow_downs_of(self, modules: int) -> tuple[float, ...]:
+        """Return the slow-downs of a network's modules: one for each where each was given its own, or none was."""
+        if self.slow_downs and not self.alike:
+            return self.slow_downs
+        return (self.slow_downs or (1.0,)) * modules
+
+
+def check_buffer(size: int, order: str, max_reuse: int | None) -> None:
+    """Refuse buffers that cannot be.
+
+    Raises:
+        ValueError: a size or `max_reuse` below 1, an unknown order.
+    """
+    if size < 1:
+        raise ValueError(f"replay buffers of {size} minibatches; give 1 or more: 1 holds only the newest")
+    if order not in ORDERS:
+        raise ValueError(f"replay_order {order!r} is unknown; expected one of {', '.join(ORDERS)}")
+    if max_reuse is not None and max_reuse < 1:
+        raise ValueError(f"max_reuse is {max_reuse}; give 1 to draw a minibatch once, or leave it out for no limit")
+
+
+def check_slow_downs(slow_downs: Sequence[float]) -> None:
+    """Refuse slow-downs that are no numbers of at least 1.
+
+    Raises:
+        ValueError: the first of them, with its module.
+    """
+    for number, slow_down in enumerate(slow_downs, start=1):
+        if not slow_down >= 1:
+            raise ValueError(
+                f"module {number} has slow-down {slow_down}; give 1 for a module that works at every step, "
+                "or more: at 2 it works at one step in two"
+            )
 
 
 def greedy(update: Update = "clip", replay: Replay | None = None) -> Rule:

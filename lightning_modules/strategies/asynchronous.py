@@ -75,10 +75,8 @@ def updates_line(figures: Mapping[str, Any]) -> str:
     """
     updates = [f"{int(figures[name])}" for name in sorted(figures, key=_module) if name.startswith("updates/module_")]
     dropped = sum(int(value) for name, value in figures.items() if name.startswith("dropped/module_"))
-    return (
-        f"updates of modules 1 to {len(updates)}: {', '.join(updates)}; minibatches overwritten before they were taken: "
-        f"{dropped}"
-    )
+    done = f"updates of modules 1 to {len(updates)}: {', '.join(updates)}"
+    return f"{done}; minibatches overwritten before they were taken: {dropped}"
 
 
 def _module(name: str) -> int:

@@ -7,8 +7,10 @@ import torch
 from lightning import Trainer, seed_everything
 from torch import Tensor
 from toy_clips import ToyData
+from toy_streams import StreamData
 
 from lightning_modules.action_recognition import ActionRecognition
+from lightning_modules.batch import in_unit_range
 from lightning_modules.execution import clip_answers
 from lightning_modules.future_frames import FutureFrames
 from lightning_modules.rules import LOCAL, RULES
@@ -146,6 +148,42 @@ def test_logging_gradients_changes_nothing(options: dict[str, Any], tmp_path: An
     assert [name for name, value in states[0].items() if not torch.equal(value, states[1][name])] == []
 
 
+def test_modules_losses_are_logged_where_the_last_module_has_not_worked() -> None:
+    """With buffers module j begins at step j: the network's own figures wait for the last one, the losses do not."""
+    task = recognition(rule="greedy", modules=3, replay=2)
+    batch = {"video": torch.rand(2, 8, 1, 16, 16), "label": torch.tensor([0, 1]), "length": torch.tensor([8, 8])}
+    for step in (1, 2, 3):
+        result = task._gradients(batch, task.inputs(batch), on_tick=lambda gradients: None)
+        figures = task._training_figures(result, batch)
+        losses = {f"train/loss/module_{j}": result.answers[j].loss.item() for j in range(1, step + 1)}
+        assert {name: x.item() for name, x in figures.items() if "module" in name} == pytest.approx(losses)
+        assert ("train/loss" in figures) == (step == 3)
+
+
+@pytest.mark.parametrize("rule", LOCAL)
+def test_networks_of_whole_clips_are_scored_on_streams(rule: str, tmp_path: Any) -> None:
+    """Each piece is a clip of its own: a video's scores are the mean of its pieces'."""
+    seed_everything(0, verbose=False)
+    task = ActionRecognition(
+        network="cnn3d", width=0.25, num_classes=2, in_channels=1, rule=rule, modules=2, vq_groups=2, vq_codes=8
+    ).eval()
+    data = StreamData(lengths=[9, 8])
+    scores = torch.zeros(2, 2)
+    pieces = torch.zeros(2)
+    for batch in data.test_dataloader():
+        video = in_unit_range(batch)["video"]
+        found = clip_answers(task.network, video, rule=rule, lengths_B=batch["length"])
+        for clip, index in enumerate(batch["video_index"].tolist()):
+            if batch["length"][clip]:
+                scores[index] += found.logits_BNK[clip, 0].softmax(-1)  # type: ignore[index]
+                pieces[index] += 1
+    assert pieces.min() > 1
+    (figures,) = trainer(tmp_path).test(task, data, verbose=False)
+    labels = torch.tensor([video.label for video in data.videos])
+    expected = torch.nn.functional.nll_loss((scores / pieces[:, None]).log(), labels)
+    assert figures["test/loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_a_frozen_unit_s_head_and_weights_stay(tmp_path: Any) -> None:
     """train_units 2: unit 2 and its head learn, by its own loss; nothing else moves."""
     task = recognition(rule="greedy", wiring="dense", train_units=[2])
@@ -164,7 +202,11 @@ def test_a_frozen_unit_s_head_and_weights_stay(tmp_path: Any) -> None:
         ({"rule": "backprop_shifted", "vq_groups": 2}, "use rule 'greedy', or leave vq_groups out"),
         ({"rule": "sideways", "vq_codes": 16}, "use rule 'greedy', or leave vq_codes out"),
         ({"rule": "sideways", "vq_decay": 0.9}, "use rule 'greedy', or leave vq_decay out"),
-        ({"rule": "greedy", "head": "decoder"}, "expected one of mlp-sr, mlp, cnn"),
+        ({"rule": "greedy", "head": "decoder"}, "does not give what this task asks for; expected one of mlp-sr, mlp"),
+        ({"rule": "greedy", "head": "mlp-s"}, "head 'mlp-s' is unknown; did you mean 'mlp-sr'"),
+        ({"rule": "greedy", "head": "decodr"}, "is unknown; expected one of mlp-sr, mlp, cnn$"),
+        ({"rule": "greedy", "modules": 1, "replay": 2}, "use replay 0, or modules 2 or more"),
+        ({"rule": "greedy", "modules": 1, "vq_groups": 2}, "leave vq_groups out, or use modules 2 or more"),
         ({"rule": "greedy", "wiring": "dense", "gradient_edges": "newest"}, "leave gradient_edges out"),
         ({"rule": "greedy", "lag_scaling": "inverse"}, "leave lag_scaling out"),
         ({"rule": "greedy_frame", "update": "frame"}, "use update 'clip', or rule 'greedy' with executor 'pipelined'"),

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules.execution import clip_gradients
+from lightning_modules.execution import clip_answers, clip_gradients
 from lightning_modules.metrics.gradients import alignment, gradient_health, gradient_norm, weight_change, with_all_edges
-from lightning_modules.metrics.latency import percentile, tick_ms
+from lightning_modules.metrics.latency import _answer, percentile, tick_ms
 from lightning_modules.metrics.memory import SavedTensors, peak_mib, reset_peak
 from lightning_modules.networks import build_network
+from lightning_modules.networks.local_modules import LocalModules, cut_into_modules
 from lightning_modules.rules import make_rule
 
 
@@ -164,6 +165,28 @@ def test_percentiles():
 def test_tick_ms_of_each_kind(name, rule):
     network = build_network(name, num_classes=3, width=0.25).eval()
     assert 0 < tick_ms(network, make_rule(rule), (3, 16, 16), frames=8, ticks=3) < 10_000
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"), [("small_cnn", "greedy_frame"), ("cnn3d", "greedy"), ("cnn3d", "greedy_frame")]
+)
+def test_what_is_timed_is_what_the_modules_answer(name, rule):
+    """With what goes from module to module quantised, as it is when the network is scored; heads do not answer."""
+    torch.manual_seed(0)
+    network = build_network(name, num_classes=3, width=0.25).eval()
+    cut_into_modules(network, LocalModules(modules=3, vq_groups=1, vq_codes=2))
+    heads = [network.module_head(j) for j in (1, 2)]
+    for head in heads:
+        head.register_forward_hook(lambda *_: answered.append(1))
+    answered = []
+    video = torch.rand(1, 4, 3, 32, 32)
+    found = _answer(network, make_rule(rule))(video[0] if name == "small_cnn" else video)
+    assert answered == []
+    expected = clip_answers(network, video, rule=rule).logits_BNK[0]
+    torch.testing.assert_close(found, expected)
+    assert (found - network(video[0] if name == "small_cnn" else video)).abs().max() > 1e-3
+    shape = (3, 32, 32)
+    assert 0 < tick_ms(network, make_rule(rule), shape, frames=4, ticks=2) < 10_000
 
 
 def test_a_3d_networks_tick_costs_its_whole_clip():

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from lightning_modules.execution import PipelineState, check_stream, clip_answers, clip_gradients, make_pipeline
 from lightning_modules.execution.schedule import frames_read
+from lightning_modules.layers.vector_quantiser import VectorQuantiser
 from lightning_modules.networks import WIRINGS, ClipNetwork, UnitNetwork, build_frame_predictor, build_network
 from lightning_modules.networks.local_modules import LocalModules, cut_into_modules, module_sizes
-from lightning_modules.rules import Rule, make_rule
+from lightning_modules.rules import LOCAL, Rule, make_rule
 from tests.lightning_modules.execution.greedy_reference import (
     Cut,
     GreedyReference,
@@ -404,11 +405,11 @@ def test_update_frame_hands_over_none_after_the_last_clip() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize(("sizes", "layers"), [((2, 2, 2), (6, 12, 15)), ((1, 5), (3, 15)), ((1, 1, 4), (3, 6, 15))])
+@pytest.mark.parametrize(("sizes", "layers"), [((2, 2, 1), (6, 12, 15)), ((1, 4), (3, 15)), ((1, 1, 3), (3, 6, 15))])
 def test_modules_of_a_3d_network_are_one_graph(
     sizes: tuple[int, ...], layers: tuple[int, ...], dtype: torch.dtype
 ) -> None:
-    """Five blocks of three layers; sizes count the classifier. Bit for bit."""
+    """Five blocks of three layers; the classifier is with the last. Bit for bit."""
     torch.manual_seed(0)
     network = build_network("cnn3d", in_channels=2, num_classes=3, width=0.25, activation="tanh")
     assert isinstance(network, ClipNetwork)
@@ -453,7 +454,7 @@ def test_modules_of_x3d_are_one_graph_with_one_batch_of_statistics() -> None:
     torch.manual_seed(0)
     network = build_network("x3d", in_channels=2, num_classes=3, width=0.5)
     assert isinstance(network, ClipNetwork)
-    cut_into_modules(network, LocalModules(modules=[2, 4], head="mlp"))
+    cut_into_modules(network, LocalModules(modules=[2, 3], head="mlp"))
     video = moving_video(2, 4, size=32).float()
     ours = clip_gradients(network, video, LABELS[:2], rule="greedy")
     steps = {int(m.num_batches_tracked) for m in network.modules() if isinstance(m, torch.nn.BatchNorm3d)}  # type: ignore[arg-type]
@@ -591,6 +592,35 @@ def test_codebooks_learn_alike_in_both_executors() -> None:
         torch.testing.assert_close(value, other[name], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("started", [False, True])
+def test_where_codebooks_of_the_two_executors_differ(started: bool) -> None:
+    """Written out for the lowest module: the first codes, and those that begin anew, follow the calls.
+
+    Vectorised there is one call with all ticks: it gives the first codes, and one draw for dead codes. Pipelined there
+    is a call a tick: the first gives the first codes, and each draws for dead ones.
+    """
+    first = local_network((1, 1, 1, 2), vq_groups=2, vq_codes=8)
+    if started:
+        first = quantised_network((1, 1, 1, 2), "chain", dead=0.9)
+    video, found = clips(5), {}
+    for executor in ("vectorised", "pipelined"):
+        network = copy.deepcopy(first)
+        expected = network.quantiser(1)
+        assert isinstance(expected, VectorQuantiser)
+        expected = copy.deepcopy(expected)
+        with torch.no_grad():
+            ticks = [network.unit(1)([video[:, t]]) for t in range(5)]
+        for call in [torch.cat(ticks)] if executor == "vectorised" else ticks:
+            expected(call, learn=True)
+        expected.step()
+        clip_gradients(network, video, LABELS, rule="greedy", executor=executor)
+        found[executor] = codebooks(network)
+        for name, value in expected.named_buffers():
+            torch.testing.assert_close(found[executor][f"units.0.quantiser.{name}"], value, rtol=1e-9, atol=1e-11)
+    one, other = (found[executor]["units.0.quantiser.codebook"] for executor in found)
+    assert (one - other).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("executor", ["vectorised", "pipelined"])
 def test_padding_never_reaches_a_codebook(executor: str) -> None:
     """Whatever stands behind a clip's end, codebooks are those of its own frames; so are gradients.
@@ -714,12 +744,18 @@ def test_sizes_of_modules(modules: int | list[int] | None, units: int, sizes: tu
         ("small_cnn", {"modules": [2, 2]}, r"give numbers that add up to 6, such as \[3, 3\]"),
         ("small_cnn", {"modules": [6, 0]}, "at least 1 a module"),
         ("small_cnn", {"modules": []}, r"such as \[6\]"),
-        ("cnn3d", {"modules": 6}, "use modules 5 or fewer"),
-        ("cnn3d", {"modules": [3, 2, 1]}, "use modules 5 or fewer"),
+        ("small_cnn", {"modules": True}, "expected 1 to 6, or a size for each"),
+        ("cnn3d", {"modules": 6}, "modules 6 of a network of 5 blocks; expected 1 to 5, or a size for each"),
+        ("cnn3d", {"modules": [3, 2, 1]}, r"have 6 blocks, the network has 5.* such as \[2, 2, 1\]"),
         ("small_cnn", {"head": "mpl"}, "did you mean 'mlp'"),
         ("small_cnn", {"head_width": 0.0}, "give a positive number"),
+        ("small_cnn", {"head_width": float("inf")}, "give a positive number"),
+        ("small_cnn", {"head_width": float("nan")}, "give a positive number"),
         ("cnn3d", {"head": "decoder"}, "for clips give one of"),
         ("small_cnn", {"vq_codes": 16}, "use vq_groups 1 or more, or leave them out"),
+        ("small_cnn", {"modules": 1, "vq_codes": 16}, "use vq_groups 1 or more, or leave them out"),
+        ("small_cnn", {"modules": 1, "vq_groups": 2}, "which sends nothing; leave vq_groups out, or use modules 2"),
+        ("cnn3d", {"modules": [5], "vq_groups": 2}, "which sends nothing; leave vq_groups out, or use modules 2"),
         ("small_cnn", {"vq_groups": 3}, "expected a divisor of the channels"),
         ("small_cnn", {"vq_groups": 2, "vq_codes": 1}, "expected 2 to 65536"),
         ("small_cnn", {"zero": True}, "belongs to head 'decoder' only"),
@@ -729,6 +765,27 @@ def test_cuts_that_make_no_sense_are_refused(network: str, options: dict[str, An
     made = build_network(network, in_channels=2, num_classes=3, width=0.25)
     with pytest.raises(ValueError, match=says):
         cut_into_modules(made, LocalModules(**options))
+
+
+@pytest.mark.parametrize(
+    ("modules", "sizes"), [(None, (1,) * 5), (5, (1,) * 5), (1, (5,)), (2, (3, 2)), ([2, 3], (2, 3)), ([5], (5,))]
+)
+def test_modules_of_a_network_of_whole_clips_are_of_blocks(
+    modules: int | list[int] | None, sizes: tuple[int, ...]
+) -> None:
+    """Five blocks: the classifier is not counted, neither in a number nor in a list."""
+    network = build_network("cnn3d", in_channels=2, num_classes=3, width=0.25)
+    assert isinstance(network, ClipNetwork)
+    cut_into_modules(network, LocalModules(modules=modules))
+    assert network.sizes == sizes
+
+
+def test_one_module_has_no_buffer() -> None:
+    """One module is legal, and so are its options of heads, which a sweep over modules sets for all."""
+    network = local_network((5,), head_width=0.5)
+    clip_gradients(network, clips(5), LABELS, rule="greedy")
+    with pytest.raises(ValueError, match="has no buffer below it; use replay 0, or modules 2 or more"):
+        clip_gradients(network, clips(5), LABELS, rule=make_rule("greedy", replay=2), on_tick=print)
 
 
 def test_other_gradient_edges_are_refused() -> None:
@@ -754,6 +811,26 @@ def test_other_gradient_edges_are_refused() -> None:
 def test_combinations_without_sense_are_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         clip_gradients(local_network((2, 3)), clips(5), LABELS, **options)
+
+
+@pytest.mark.parametrize("executor", ["vectorised", "pipelined"])
+@pytest.mark.parametrize("rule", LOCAL)
+def test_updates_of_frames_need_frames(rule: str, executor: str) -> None:
+    """What is to be used instead is legal: one refusal, and not a second one."""
+    network = build_network("cnn3d", in_channels=2, num_classes=3, width=0.25)
+    cut_into_modules(network, LocalModules(modules=2))
+    with pytest.raises(ValueError, match="use update 'clip' and executor 'vectorised'"):
+        clip_gradients(
+            network, clips(4).float(), LABELS, rule=make_rule(rule, update="frame"), executor=executor, on_tick=print
+        )
+    clip_gradients(network, clips(4).float(), LABELS, rule=make_rule(rule), executor="vectorised")
+
+
+def test_a_state_of_a_network_of_whole_clips_is_refused() -> None:
+    network = build_network("cnn3d", in_channels=2, num_classes=3, width=0.25)
+    cut_into_modules(network, LocalModules(modules=2))
+    with pytest.raises(ValueError, match="takes whole clips, and keeps none; give each clip without a state"):
+        clip_answers(network, clips(4).float(), rule="greedy", state=PipelineState())
 
 
 def test_a_network_in_one_piece_is_refused() -> None:
@@ -786,8 +863,11 @@ def test_training_on_clips_without_an_answer_is_refused() -> None:
         ({"name": "greedy", "replay": -1}, "1 or more"),
         ({"name": "greedy", "replay": 2, "update": "frame"}, "use update 'clip'"),
         ({"name": "greedy", "replay": 2, "replay_order": "lifo"}, "expected one of priority-lifo, reference"),
-        ({"name": "greedy", "replay": 2, "max_reuse": 0}, "expected 1 or more, or none"),
-        ({"name": "greedy", "replay": 2, "slow_down": 0.5}, r"expected 1 \(as fast as any\) or more"),
+        ({"name": "greedy", "replay": 2, "max_reuse": 0}, "give 1 to draw a minibatch once, or leave it out"),
+        ({"name": "greedy", "replay": 2, "slow_down": 0.5}, "has slow-down 0.5; give 1 for a module that works at"),
+        ({"name": "greedy", "replay": 2, "slow_down": float("nan")}, "has slow-down nan; give 1 for a module"),
+        ({"name": "greedy", "replay": 2, "slow_down": [1.0, 0.5]}, "module 2 has slow-down 0.5"),
+        ({"name": "greedy", "replay": 2, "slow_down": []}, "give one number for all modules, or one for each"),
     ],
 )
 def test_rules_that_make_no_sense_are_refused(options: dict[str, Any], says: str) -> None:

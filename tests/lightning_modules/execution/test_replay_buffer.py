@@ -280,7 +280,7 @@ def test_a_state_does_not_change_with_the_buffer():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 0}, "a buffer of 0 minibatches; give 1 or more"),
+        ({"size": 0}, "buffers of 0 minibatches; give 1 or more"),
         ({"size": 2, "order": "fifo"}, "'fifo' is unknown; expected one of priority-lifo, reference"),
         ({"size": 2, "max_reuse": 0}, "max_reuse is 0; give 1"),
     ],

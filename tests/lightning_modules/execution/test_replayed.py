@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 
 from lightning_modules.execution import ReplayMemory, clip_gradients
+from lightning_modules.execution.placement import cut
+from lightning_modules.execution.stage import Stage
+from lightning_modules.execution.work_schedule import WorkSchedule
 from lightning_modules.networks import UnitNetwork, build_network
 from lightning_modules.networks.local_modules import LocalModules, cut_into_modules
 from lightning_modules.rules import make_rule
@@ -104,6 +107,35 @@ def test_a_slow_module_leaves_out_steps_and_the_others_do_not() -> None:
     assert figures["buffer/reuse/module_3"] > figures["buffer/reuse/module_2"]
     names = {j: set(net.unit_parameters(net.module_units(j)[0])) for j in range(1, MODULES + 1)}
     assert sum(bool(names[2] & changed) for changed in sgd.changed) == figures["updates/module_2"]
+
+
+@pytest.mark.parametrize("stage", [None, 0], ids=["one process", "a stage"])
+@pytest.mark.parametrize(
+    ("slow_down", "expected"),
+    [(1.0, [1.0] * 3), (2.0, [2.0] * 3), ([1.0, 1.0, 1.0], [1.0] * 3), ([1, 3, 1], [1, 3, 1])],
+)
+def test_slow_downs_are_for_all_modules_or_for_each(
+    slow_down: float | list[float], expected: list[float], stage: int | None
+) -> None:
+    """In a stage too, whose schedule is of all modules; who works is what the schedule of `expected` says."""
+    net, memory, rule = network(), ReplayMemory(), make_rule("greedy", replay=2, slow_down=slow_down)
+    schedule = WorkSchedule(expected, memory.seed)
+    placement = cut(net.wiring, (4, 2))
+    given = {} if stage is None else {"stage": Stage(placement, stage)}
+    assert net.module_units(2)[-1] == 4
+    for step, (video, labels, lengths) in enumerate(batches(6)):
+        found = clip_gradients(
+            net, video, labels, rule=rule, lengths_B=lengths, memory=memory, on_tick=Sgd(net), **given
+        )
+        works = schedule.works(step + 1)
+        assert (1 in found.answers) == works[0]
+
+
+@pytest.mark.parametrize("slow_down", [[2.0], [1.0, 1.0], [1.0] * 4])
+def test_a_list_of_slow_downs_is_one_for_each(slow_down: list[float]) -> None:
+    video, labels, _ = batches(1)[0]
+    with pytest.raises(ValueError, match=f"{len(slow_down)} slow-downs were given for 3 modules; give one for each"):
+        clip_gradients(network(), video, labels, rule=make_rule("greedy", replay=2, slow_down=slow_down), on_tick=print)
 
 
 def test_max_reuse_lets_a_module_rest() -> None:

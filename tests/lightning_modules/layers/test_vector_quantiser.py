@@ -125,7 +125,7 @@ def test_an_empty_batch():
 
 
 def reference_update(codebook, count, total, x, decay, epsilon):
-    """One update as it is written in books: plain loops, one group, no dead codes."""
+    """One update as it is written in books: plain loops, one group, no dead codes; unmet codes stay where they are."""
     codes = len(codebook)
     seen, sums = [0] * codes, [torch.zeros_like(codebook[0]) for _ in range(codes)]
     for vector in x:
@@ -137,7 +137,8 @@ def reference_update(codebook, count, total, x, decay, epsilon):
     total = [decay * t + (1 - decay) * s for t, s in zip(total, sums, strict=True)]
     n = sum(count)
     smooth = [(c + epsilon) / (n + codes * epsilon) * n for c in count]
-    return [t / s for t, s in zip(total, smooth, strict=True)], count, total
+    means = [t / s for t, s in zip(total, smooth, strict=True)]
+    return [m if k else c for m, k, c in zip(means, seen, codebook, strict=True)], count, total
 
 
 @pytest.mark.parametrize("epsilon", [1e-5, 0.5])
@@ -243,6 +244,29 @@ def test_more_codes_than_positions():
     quantiser.step()
     torch.testing.assert_close(quantiser(x), x, rtol=1e-2, atol=1e-2)
     assert torch.isfinite(quantiser.codebook).all()
+
+
+@pytest.mark.parametrize("dead", [0.0, 0.01])
+def test_codes_that_repeat_others_stay_where_they_are(dead):
+    """Eight codes of two vectors: none of the six that repeat, and are never the nearest, goes to the origin."""
+    quantiser = VectorQuantiser(4, 1, 8, dead=dead)
+    x = torch.cat([torch.full((32, 4), 3.0), torch.full((32, 4), 4.0)])
+    for _ in range(3):
+        quantiser(x, learn=True)
+        quantiser.step()
+        assert {round(code, 3) for code in quantiser.codebook.flatten().tolist()} == {3.0, 4.0}
+
+
+def test_a_code_that_is_rarely_met_stays_where_it_is():
+    quantiser = VectorQuantiser(1, 1, 2, dead=0.0)
+    common = torch.ones(4096, 1)
+    quantiser(torch.cat([common, torch.full((4, 1), 10.0)]), learn=True)
+    quantiser.step()
+    for _ in range(1500):
+        quantiser(common, learn=True)
+        quantiser.step()
+    assert quantiser.ema_count.min() < 1e-7
+    assert sorted(quantiser.codebook.flatten().tolist()) == pytest.approx([1.0, 10.0], rel=1e-3)
 
 
 def test_a_dead_code_begins_anew_where_vectors_were_far_from_codes():
