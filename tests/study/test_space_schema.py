@@ -53,8 +53,8 @@ def refused(content, config):
         ("trainer.max_step", "did you mean 'trainer.max_steps'?"),
         ("checkpoint.montor", "did you mean 'checkpoint.monitor'?"),
         ("datas.x", "did you mean 'data'? Valid: seed_everything, trainer, model, data"),
-        (f"{M}qqqq", "beside it are: network, pool, wiring, width, depth, reach"),
-        (f"{M}qqqq", "stash and 12 more"),
+        (f"{M}zzzz", "beside it are: network, pool, wiring, width, depth, reach"),
+        (f"{M}zzzz", "stash and 22 more"),
         (f"{M}learning_rate", f"did you mean '{M}lr'?"),
         (f"{M}temperature", "beside it are: "),
     ],
@@ -74,7 +74,7 @@ def test_an_unknown_key_is_refused_with_the_nearest(digits, key, said):
         ({f"{M}depth": {"low": 1, "high": 4}}, f"{M}depth: 1: small_cnn has depth 1; it needs at least 2 units"),
         (
             {f"{M}depth": [4.0, 5.0]},
-            f"{M}depth: 4.0: expected a whole number; a whole number is written without a point",
+            f"{M}depth: 4.0: expected a whole number or null; a whole number is written without a point",
         ),
         ({f"{M}lr": ["fast"]}, f"{M}lr: fast: expected a number"),
         (
