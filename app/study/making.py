@@ -111,7 +111,7 @@ def plain_words(message: str) -> str:
     'expected a number'
     """
     found = re.sub(r"^Parser key [\"'][\w.]+[\"']: ", "", message)
-    found = re.sub(r"^\w+ '[^']*': (?=expected )", "", found)
+    found = re.sub(r"^\w+ '[^']*': (?=expected (?:a |null|true ))", "", found)
     if union := re.search(r"Subtypes: \[(.*?)\] Errors:", found):
         found = f"Expected one of {union[1]}"
     found = re.sub(r"(?:an? )?<class '(?:\w+\.)*(\w+)'>", lambda name: _TYPES.get(name[1], name[1]), found)
