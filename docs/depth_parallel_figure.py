@@ -4,7 +4,6 @@ python docs/depth_parallel_figure.py            writes the page
 python docs/depth_parallel_figure.py --check    exit code 1 where the page is not what the functions give
 """
 
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +14,11 @@ from lightning_modules.networks.wiring import make_wiring
 from lightning_modules.rules import make_rule
 from lightning_modules.strategies.balance import balanced, report
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from generated import BLOCKS, with_blocks, write_or_check  # noqa: F401  (tests read BLOCKS)
+
 PAGE = Path(__file__).resolve().parent / "depth_parallel.md"
-BLOCKS = re.compile(r"<!-- generated: (\w+) -->\n.*?<!-- end of generated -->", re.DOTALL)
 TICKS = 10
 EXAMPLE_MS = [2.0, 1.5, 6.0, 1.0, 0.5]
 PLACEMENT = cut(make_wiring("concat", 4), (2, 2))
@@ -90,19 +92,12 @@ def filled(page: str) -> str:
         "channels": channel_table(PLACEMENT),
         "balance": f"```text\n{report(EXAMPLE_MS, balanced(EXAMPLE_MS, 3))}\n```",
     }
-    return BLOCKS.sub(lambda m: f"<!-- generated: {m[1]} -->\n{made[m[1]]}\n<!-- end of generated -->", page)
+    return with_blocks(page, made)
 
 
 def main(arguments: list[str]) -> int:
     """Write the page, or check it."""
-    old = PAGE.read_text()
-    new = filled(old)
-    if "--check" in arguments:
-        if new != old:
-            print("docs/depth_parallel.md is not what the schedule gives: type 'python docs/depth_parallel_figure.py'")
-        return int(new != old)
-    PAGE.write_text(new)
-    return 0
+    return write_or_check(PAGE, filled(PAGE.read_text()), arguments, "depth_parallel_figure.py")
 
 
 if __name__ == "__main__":

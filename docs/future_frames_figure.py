@@ -4,7 +4,6 @@ python docs/future_frames_figure.py            writes the page
 python docs/future_frames_figure.py --check    exit code 1 where the page is not what the functions give
 """
 
-import re
 import sys
 from pathlib import Path
 
@@ -14,8 +13,11 @@ from lightning_modules.execution.schedule import frames_read, newest_frame, work
 from lightning_modules.horizon import horizons, scored_outputs, shortest_scored_clip
 from lightning_modules.networks.wiring import PREDICTOR_WIRINGS, Wiring, make_wiring
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from generated import BLOCKS, with_blocks, write_or_check  # noqa: F401  (tests read BLOCKS)
+
 PAGE = Path(__file__).resolve().parent / "future_frames.md"
-BLOCKS = re.compile(r"<!-- generated: (\w+) -->\n.*?<!-- end of generated -->", re.DOTALL)
 DEPTH, HORIZON, TICK = 6, 2, 12
 WAIT_HORIZON, WAIT_LEAD = 4, 2
 FRAMES = range(TICK - DEPTH, TICK + HORIZON + 1)
@@ -93,19 +95,12 @@ def filled(page: str) -> str:
         "unet": f"```text\n{unet_clock()}\n```",
         "lengths": lengths(),
     }
-    return BLOCKS.sub(lambda m: f"<!-- generated: {m[1]} -->\n{made[m[1]]}\n<!-- end of generated -->", page)
+    return with_blocks(page, made)
 
 
 def main(arguments: list[str]) -> int:
     """Write the page, or check it."""
-    old = PAGE.read_text()
-    new = filled(old)
-    if "--check" in arguments:
-        if new != old:
-            print("docs/future_frames.md is not what the schedule gives: type 'python docs/future_frames_figure.py'")
-        return int(new != old)
-    PAGE.write_text(new)
-    return 0
+    return write_or_check(PAGE, filled(PAGE.read_text()), arguments, "future_frames_figure.py")
 
 
 if __name__ == "__main__":

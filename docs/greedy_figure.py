@@ -4,7 +4,6 @@ python docs/greedy_figure.py            writes the page
 python docs/greedy_figure.py --check    exit code 1 where the page is not what the functions give
 """
 
-import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +17,11 @@ from lightning_modules.networks.heads import HEADS
 from lightning_modules.networks.local_modules import LocalModules, cut_into_modules, module_sizes
 from lightning_modules.networks.wiring import WIRINGS, Wiring, make_wiring
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from generated import BLOCKS, with_blocks, write_or_check  # noqa: F401  (tests read BLOCKS)
+
 PAGE = Path(__file__).resolve().parent / "greedy.md"
-BLOCKS = re.compile(r"<!-- generated: (\w+) -->\n.*?<!-- end of generated -->", re.DOTALL)
 DEPTH, TICKS = 6, range(1, 9)
 HELD = 3  # minibatches in the drawn buffer
 QUANTISED = ((16, 256), (16, 16), (4, 256), (1, 256))  # groups, codes
@@ -144,19 +146,12 @@ def filled(page: str) -> str:
         "orders": orders(),
         "bits": bits(),
     }
-    return BLOCKS.sub(lambda m: f"<!-- generated: {m[1]} -->\n{made[m[1]]}\n<!-- end of generated -->", page)
+    return with_blocks(page, made)
 
 
 def main(arguments: list[str]) -> int:
     """Write the page, or check it."""
-    old = PAGE.read_text()
-    new = filled(old)
-    if "--check" in arguments:
-        if new != old:
-            print("docs/greedy.md is not what the functions give: type 'python docs/greedy_figure.py'")
-        return int(new != old)
-    PAGE.write_text(new)
-    return 0
+    return write_or_check(PAGE, filled(PAGE.read_text()), arguments, "greedy_figure.py")
 
 
 if __name__ == "__main__":

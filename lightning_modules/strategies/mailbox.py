@@ -36,13 +36,12 @@ from torch import Tensor
 from torch.distributed import Store
 
 from lightning_modules.execution.stage import StageError
-from lightning_modules.strategies.shared_memory import Phase, supported
+from lightning_modules.strategies.shared_memory import Phase, is_ours, supported
 
 SLOTS = 4
 _MOST_SLOTS = 64  # their files go in one letter, of which the kernel takes 253
 _RECORD = struct.Struct("<4q")  # slot, number of the message, bytes of its layout, bytes of all of it
 _HELLO = struct.Struct("<2q")  # the sender, its slots
-_PEER = struct.Struct("3i")  # process, user, group
 _LINE = 64  # bytes of a cache line: where parts start
 
 Message = tuple[int, dict[str, Tensor]]
@@ -396,7 +395,7 @@ class Mailbox:
         except ConnectionError:
             hello, files = b"", []
         sender, slots = _HELLO.unpack(hello) if len(hello) == _HELLO.size else (0, 0)
-        if slots and len(files) == 1 + slots and _is_ours(link):
+        if slots and len(files) == 1 + slots and is_ours(link):
             self._inboxes[sender] = Inbox(link, files)
         else:
             link.close()
@@ -409,9 +408,3 @@ class Mailbox:
         self._check()
         self._lost(stage)
         raise StageError(f"stage {stage} closed its mailbox, which it shares with stage {self.index}: it ended or died")
-
-
-def _is_ours(link: socket.socket) -> bool:
-    """Whether the other end is a process of the same user."""
-    peer = link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-    return int(_PEER.unpack(peer)[1]) == os.getuid()

@@ -125,7 +125,7 @@ def _in_slices(link: socket.socket) -> socket.socket:
     return link
 
 
-def _is_ours(link: socket.socket) -> bool:
+def is_ours(link: socket.socket) -> bool:
     """Whether the other end is a process of the same user."""
     peer = link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
     return _PEER.unpack(peer)[1] == os.getuid()
@@ -261,7 +261,7 @@ class SharedMemoryExchange:
     def _accept(self, channel: Channel) -> None:
         """Take in the next process that has connected, which may be for another channel than the one waited for."""
         link, _ = self._wait(channel, self._listener, socket.socket.accept)
-        if not _is_ours(link):
+        if not is_ours(link):
             link.close()
             return
         hello = self._wait(channel, _in_slices(link), lambda link: _read(link, _HELLO.size))
