@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_modules.execution import greedy
+from lightning_modules.execution import greedy, greedy_pipeline
 from lightning_modules.execution.arguments import (
     check_combination,
     check_gives_output,
@@ -123,7 +123,7 @@ def _local(
     """Local losses: a module's gradients come from its own loss; what the network answered is the last module's."""
     if executor == "pipelined":
         assert isinstance(network, UnitNetwork)
-        answers, gradients, state = greedy.run_pipelined(
+        answers, gradients, state = greedy_pipeline.run_pipelined(
             network, video_BTCHW, targets, rule, lengths_B, loss, state, on_tick, stage
         )
     else:
@@ -317,7 +317,9 @@ def _local_answers(
         if state is None:
             check_gives_output(network, rule, video_BTCHW.shape[1])
         _open(network, stage, video_BTCHW, rule, "pipelined", training=False)
-        answers, *_ = greedy.run_pipelined(network, video_BTCHW, none, rule, lengths_B, None, state, None, stage)
+        answers, *_ = greedy_pipeline.run_pipelined(
+            network, video_BTCHW, none, rule, lengths_B, None, state, None, stage
+        )
     else:
         if isinstance(network, UnitNetwork):
             check_gives_output(network, rule, video_BTCHW.shape[1])

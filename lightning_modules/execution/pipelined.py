@@ -38,7 +38,7 @@ from lightning_modules.execution.clip_loss import (
     targets_at,
     valid_outputs,
 )
-from lightning_modules.execution.greedy import GreedyPipeline
+from lightning_modules.execution.greedy_pipeline import GreedyPipeline
 from lightning_modules.execution.pipeline_state import PipelineState
 from lightning_modules.execution.placement import drain_ticks, message_ticks, whole
 from lightning_modules.execution.schedule import (
