@@ -5,7 +5,8 @@
              answer, loss             answer, loss             answer, loss         only one module's graph at a time
 
 Vectorised, here, a module works on all ticks of its clips at once; an edge between modules is a shift by one tick
-forward, and has no way back. Pipelined (greedy_pipeline.py) all modules work at each tick. Both give the same numbers (methods.md section 4 [C]; the clock [D]), and so do several stages: each process does this for its own modules,
+forward, and has no way back. Pipelined (greedy_pipeline.py) all modules work at each tick. Both give the same numbers
+(methods.md section 4 [C]; the clock [D]), and so do several stages: each process does this for its own modules,
 receives what they read and sends what others read (stage_messages.py). A stage never waits for one above it.
 
 What goes from one module to another is quantised where the sending unit has a quantiser; its codebook stays as it is
