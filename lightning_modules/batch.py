@@ -29,3 +29,12 @@ def in_unit_range(batch: Mapping[str, Any], dtype: torch.dtype = torch.float32) 
     if not isinstance(video, Tensor) or video.dtype != torch.uint8:
         return batch
     return {**batch, "video": video.to(torch.float32).div_(255).to(dtype)}
+
+
+def data_shape(data: Any, *, clips: bool) -> tuple[int, ...] | None:
+    """Return (C, H, W), for networks of clips (T, C, H, W), as a DataModule tells it; None where it does not."""
+    wanted = ("frames", "channels", "size") if clips else ("channels", "size")
+    found = [getattr(data, name, None) for name in wanted]
+    if not all(isinstance(number, int) for number in found):
+        return None
+    return (*found, found[-1])  # type: ignore[arg-type]

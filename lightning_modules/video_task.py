@@ -17,11 +17,12 @@ from typing import Any, ClassVar
 
 import torch
 from lightning import LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_modules.batch import in_unit_range
+from lightning_modules.batch import data_shape, in_unit_range
 from lightning_modules.execution import (
     ClipAnswers,
     ClipGradients,
@@ -35,11 +36,15 @@ from lightning_modules.execution import (
 from lightning_modules.execution.clip_loss import Loss
 from lightning_modules.execution.greedy import stage_modules
 from lightning_modules.execution.team import Team
+from lightning_modules.layers.xconv import draws_state, kept_exact, load_draws_state, set_probes
 from lightning_modules.metrics.codebooks import codebook_figures
 from lightning_modules.metrics.gradients import gradient_health, is_logged, with_all_edges
+from lightning_modules.metrics.sketch_choice import SketchChoice, choice_table, choose_layers
+from lightning_modules.metrics.sketch_health import left_as_it_is, sketch_figures, sketches_now
 from lightning_modules.networks import ClipNetwork, UnitNetwork
 from lightning_modules.networks.heads import HEADS
-from lightning_modules.networks.local_modules import LocalModules, codebooks_kept, cut_for_rule
+from lightning_modules.networks.local_modules import LocalModules, cut_for_rule
+from lightning_modules.networks.sketched import Sketching, sketch_network
 from lightning_modules.optimisation import (
     LAG_STRENGTH,
     MOMENTUM,
@@ -74,6 +79,12 @@ class Inputs:
     targets: Tensor
     lengths_B: Tensor
 
+    def halves(self) -> "list[Inputs]":
+        """Return the first and the second half of the clips; none of a single clip."""
+        parts = [slice(len(self.lengths_B) // 2), slice(len(self.lengths_B) // 2, None)]
+        found = [Inputs(self.video_BTCHW[part], self.targets[part], self.lengths_B[part]) for part in parts]
+        return found if len(self.lengths_B) > 1 else []
+
 
 class VideoTask(LightningModule, ABC):
     """A network, a rule and an executor, trained on clips: the base of every task.
@@ -105,6 +116,16 @@ class VideoTask(LightningModule, ABC):
         vq_groups: of greedy rules: groups of channels, each with a codebook, in what modules send; 0: sent as it is.
         vq_codes: codes in each codebook.
         vq_decay: share of the past in the codebooks' running means.
+        probes: of convolutions' weight gradients: they keep a sketch of their input by so many random probes; below 1
+            the share of the input's numbers that is kept; 0: the input, exact (XConv).
+        probe_warmup: updates before the first sketch, exact until then.
+        probe_schedule: probes from an update on, by its number, such as {0: 0, 500: 0.125}; in place of these two.
+        probe_layers: auto (where it saves bytes), all, or a list of names of convolutions or patterns.
+        probe_mode: independent (the same probes for every channel), multi or orthogonal.
+        probe_center: sketch what is left without the channels' means, and keep these: smaller errors.
+        probe_half: keep sketches in bfloat16, whose rounding is far below a sketch's own error.
+        probe_budget_mib: of probes, and of what is got back from them at a time, in MiB.
+        compact: what keeps few bits instead of tensors: none, relu (ReLUs and pools, exact), norm (norms too, 8 bits).
         train_units: all, last (every other unit stays at its random start: the frozen control), or a list of units.
         optimizer: adamw or sgd.
         lr: learning rate of the last unit, and of the others after lag_scaling.
@@ -154,6 +175,15 @@ class VideoTask(LightningModule, ABC):
         vq_groups: int = LocalModules.vq_groups,
         vq_codes: int = LocalModules.vq_codes,
         vq_decay: float = LocalModules.vq_decay,
+        probes: float = Sketching.probes,
+        probe_warmup: int = Sketching.probe_warmup,
+        probe_schedule: dict[int, float] | None = None,
+        probe_layers: str | list[str] = "auto",
+        probe_mode: str = Sketching.probe_mode,
+        probe_center: bool = Sketching.probe_center,
+        probe_half: bool = Sketching.probe_half,
+        probe_budget_mib: float = Sketching.probe_budget_mib,
+        compact: str = Sketching.compact,
         train_units: str | list[int] = "all",
         optimizer: str = "adamw",
         lr: float = 1e-3,
@@ -173,6 +203,8 @@ class VideoTask(LightningModule, ABC):
         self.network = self.build_network()
         cut_for_rule(self.network, self.hparams, local=self.rule.local, heads=self.heads, zero=self.zero_start)
         check_combination(self.network, self.rule, executor)
+        self._sketching = sketch_network(self.network, self.hparams, executor)
+        self._choices: list[SketchChoice] = []
         check_settings(
             self.network,
             optimizer=optimizer,
@@ -309,6 +341,18 @@ class VideoTask(LightningModule, ABC):
             if name in self._restored_gradients:
                 p.grad = self._restored_gradients[name].to(p)
         self._restored_gradients = {}
+        self._choose_sketches(data_shape(self.trainer.datamodule, clips=isinstance(self.network, ClipNetwork)))  # type: ignore[attr-defined]
+
+    def _choose_sketches(self, shape: tuple[int, ...] | None) -> None:
+        """Choose which convolutions sketch, and say so, once the data's size is known."""
+        if shape is None or self._choices or self.team.draws or not self._sketching.sketches:
+            return
+        probes, auto = self._sketching.first_probes, self._sketching.probe_layers == "auto"
+        self._choices = choose_layers(self.network, shape, probes, auto=auto)
+        each = "clip" if isinstance(self.network, ClipNetwork) else "frame"
+        rank_zero_info(
+            f"what convolutions keep of a {each} for their weights' gradients:\n{choice_table(self._choices)}"
+        )
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Find the batch's gradients under the rule and change the weights; one counted step per update."""
@@ -318,6 +362,8 @@ class VideoTask(LightningModule, ABC):
                 self._log_newest(_no_gradients(self.device), batch)  # the others may wait for it
             return
         batch, inputs = (batch, _no_inputs(self.device)) if self.team.draws else self.read(batch)
+        self._choose_sketches(tuple(inputs.video_BTCHW.shape[1 if isinstance(self.network, ClipNetwork) else 2 :]))
+        set_probes(self.network, self._sketching.probes_at(self.trainer.global_step))
         train = self._train_in_steps if self.rule.hands_over else self._train_clip
         result = train(batch, inputs, batch_idx)
         self.frames_seen += self.team.frames_of_all_clips(int(inputs.lengths_B.sum()))
@@ -403,6 +449,13 @@ class VideoTask(LightningModule, ABC):
         options |= {"state": self._state(self._train_stream, batch), "memory": self._memory}
         return clip_gradients(self.network, inputs.video_BTCHW, inputs.targets, lengths_B=inputs.lengths_B, **options)
 
+    def find_gradients(self, batch: Batch, inputs: Inputs) -> dict[str, Tensor]:
+        """Return the gradients that the rule finds if no weight moves meanwhile; they go nowhere."""
+        options: dict[str, Any] = {}
+        if self.rule.hands_over:
+            options = {"rule": replace(self.rule, update="clip", replay=None), "executor": "vectorised"}
+        return self._gradients(batch, inputs, **options).gradients
+
     def _state(self, stream: StreamState, batch: Batch) -> PipelineState | None:
         """Return the state that a stream's piece goes on from; None for clips, and where nothing is kept."""
         is_kept = "piece" in batch and self.rule.forward_shift and isinstance(self.network, UnitNetwork)
@@ -412,7 +465,7 @@ class VideoTask(LightningModule, ABC):
         optimizer, every = self._raw_optimizer(), self.hparams["accumulate"]
         result = self._gradients(batch, inputs)
         if self._logs_gradients(batch_idx):
-            self._log_gradients(batch, result.gradients)
+            self._log_gradients(batch, inputs, result.gradients)
         set_gradients(self.network, self.team.average(result.gradients), batches=batch_idx % every + 1)
         if (batch_idx + 1) % every == 0 or self.trainer.is_last_batch:
             self._clip(optimizer)
@@ -423,10 +476,9 @@ class VideoTask(LightningModule, ABC):
         """Change weights at every tick or update. The counted step comes last and moves nothing: no gradient left."""
         optimizer = self._raw_optimizer()
         if self._logs_gradients(batch_idx):
-            clip_rule = replace(self.rule, update="clip", replay=None)
-            with codebooks_kept(self.network):
-                found = self._gradients(batch, inputs, rule=clip_rule, executor="vectorised").gradients
-            self._log_gradients(batch, found)
+            with left_as_it_is(self.network):
+                found = self.find_gradients(batch, inputs)
+            self._log_gradients(batch, inputs, found)
 
         def on_tick(gradients: Mapping[str, Tensor]) -> None:
             set_gradients(self.network, self.team.average(gradients))
@@ -458,21 +510,33 @@ class VideoTask(LightningModule, ABC):
             clip_per_unit(optimizer, self.hparams["clip_norm"])
 
     def _logs_gradients(self, batch_idx: int) -> bool:
-        return is_logged(batch_idx, self.hparams["log_gradients_every"]) and not isinstance(self.network, ClipNetwork)
+        return is_logged(batch_idx, self.hparams["log_gradients_every"])
 
-    def _log_gradients(self, batch: Batch, gradients: Mapping[str, Tensor]) -> None:
-        assert isinstance(self.network, UnitNetwork)
+    def _log_gradients(self, batch: Batch, inputs: Inputs, gradients: Mapping[str, Tensor]) -> None:
+        self._log_sketches(batch, inputs, gradients)
+        if isinstance(self.network, UnitNetwork):
+            self._log_units(self.network, batch, gradients)
+
+    def _log_sketches(self, batch: Batch, inputs: Inputs, gradients: Mapping[str, Tensor]) -> None:
+        """Log how far sketches' gradients are from exact ones, and these from all data's; nothing without sketches."""
+        if sketches := sketches_now(self.network, self._choices):
+            with left_as_it_is(self.network), kept_exact(self.network):
+                exact, *halves = [self.find_gradients(batch, part) for part in (inputs, *inputs.halves())]
+            self.log_dict(sketch_figures(gradients, exact, halves, sketches))
+
+    def _log_units(self, network: UnitNetwork, batch: Batch, gradients: Mapping[str, Tensor]) -> None:
         reference = backprop_shifted()
         inputs = self.inputs(batch, reference)  # of backprop_frame's targets its outputs would have seen some already
-        exact = clip_gradients(
-            with_all_edges(self.network),
-            inputs.video_BTCHW,
-            inputs.targets,
-            rule=reference,
-            lengths_B=inputs.lengths_B,
-            loss=self.loss,
-        ).gradients
-        self.log_dict(gradient_health(self.network, gradients, exact, self._start_weights))
+        with kept_exact(self.network):
+            exact = clip_gradients(
+                with_all_edges(network),
+                inputs.video_BTCHW,
+                inputs.targets,
+                rule=reference,
+                lengths_B=inputs.lengths_B,
+                loss=self.loss,
+            ).gradients
+        self.log_dict(gradient_health(network, gradients, exact, self._start_weights))
 
     def answers(self, batch: Batch, inputs: Inputs) -> ClipAnswers:
         """Return outputs (B, N, ...), None where they are found in another stage, which count (B, N), and modules'."""
@@ -496,6 +560,7 @@ class VideoTask(LightningModule, ABC):
             "gradients": self.team.from_all_units(gradients),
             "stream": self._train_stream.state_dict(),
             "replay": self._replay_state(),
+            "probes": self.team.from_all_units(draws_state(self.network)),
         }
 
     def _replay_state(self) -> dict[str, Any]:
@@ -515,6 +580,7 @@ class VideoTask(LightningModule, ABC):
         self._restored_gradients = state.get("gradients", {})
         self._train_stream.load_state_dict(state.get("stream"))
         self._memory.load_state_dict(state.get("replay"))
+        load_draws_state(self.network, state.get("probes", {}))
 
 
 def _no_inputs(device: torch.device) -> Inputs:

@@ -8,12 +8,12 @@ those of the head, `cost/mac_share` and `cost/parameter_share` the head's relati
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from lightning_modules.batch import data_shape
 from lightning_modules.metrics.head_cost import ModuleCost, cost_table, module_costs
 from lightning_modules.networks import ClipNetwork
 
@@ -31,7 +31,7 @@ class ModuleCosts(Callback):
         network = getattr(pl_module, "network", None)
         if not getattr(network, "module_count", 0) or not trainer.is_global_zero:
             return
-        shape = _frame_shape(trainer.datamodule, clips=isinstance(network, ClipNetwork))  # type: ignore[attr-defined]
+        shape = data_shape(trainer.datamodule, clips=isinstance(network, ClipNetwork))  # type: ignore[attr-defined]
         if shape is None:
             return
         costs = module_costs(network, shape)  # type: ignore[arg-type]
@@ -47,15 +47,6 @@ def cost_figures(costs: Sequence[ModuleCost]) -> dict[str, float]:
         for figure in FIGURES if cost.head_parameters else FIGURES[:2]:
             found[f"cost/{figure}/module_{number}"] = float(getattr(cost, figure))
     return found
-
-
-def _frame_shape(data: Any, *, clips: bool) -> tuple[int, ...] | None:
-    """Return (C, H, W), for networks of clips (T, C, H, W), as a DataModule tells it; None where it does not."""
-    wanted = ("frames", "channels", "size") if clips else ("channels", "size")
-    found = [getattr(data, name, None) for name in wanted]
-    if not all(isinstance(number, int) for number in found):
-        return None
-    return (*found, found[-1])  # type: ignore[arg-type]
 
 
 def _said(shape: Sequence[int]) -> str:

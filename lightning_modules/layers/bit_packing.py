@@ -5,13 +5,21 @@ Eight indices of `bits` bits are `bits` bytes, so the bytes are written in group
     bits = 3    index   0     1     2     3     4     5     6     7
                 bit     0-2   3-5   6-8   9-11  12-14 15-17 18-20 21-23
                 byte    0-------------7|8-----------15|16-----------23
+
+Where 8 / bits is whole, one product moves the indices of a byte to their places: no two of its terms share a bit.
 """
+
+import sys
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 MAX_BITS = 16
+# Numbers as wide as the indices of one byte are before they are packed.
+_WIDE = {1: torch.int64, 2: torch.int32, 4: torch.int16}
+_EIGHT_TIMES = int.from_bytes([1] * 8, sys.byteorder)
+_BIT_OF_BYTE = int.from_bytes([1 << i for i in range(8)], sys.byteorder, signed=True)
 
 
 def _check(bits: int) -> None:
@@ -37,6 +45,15 @@ def _touches(index: int, byte: int, bits: int) -> bool:
     return index * bits < 8 * (byte + 1) and 8 * byte < (index + 1) * bits
 
 
+def _pack_by_product(flat: Tensor, bits: int) -> Tensor:
+    each = 8 // bits
+    factor = sum(1 << (8 * (each - 1) - (8 - bits) * i) for i in range(each))
+    # Padding copies, by nothing too: a view of wider numbers needs memory that starts at one.
+    flat = F.pad(flat, (0, -len(flat) % each))
+    highest = (flat.view(_WIDE[bits]) * factor).view(torch.uint8)[each - 1 :: each]
+    return highest.clone(memory_format=torch.contiguous_format)
+
+
 def pack(indices: Tensor, bits: int) -> Tensor:
     """Return the indices, in their order, as bytes (uint8, 1-D) on their device; see `unpack`.
 
@@ -55,6 +72,8 @@ def pack(indices: Tensor, bits: int) -> Tensor:
     flat = indices.reshape(-1).to(torch.uint8 if bits <= 8 else torch.int32)
     if bits == 8:
         return flat.clone() if flat.data_ptr() == indices.data_ptr() else flat
+    if bits in _WIDE and sys.byteorder == "little":
+        return _pack_by_product(flat, bits)
     groups = F.pad(flat, (0, -len(flat) % 8)).view(-1, 8)
     packed = torch.empty(len(groups), bits, dtype=torch.uint8, device=flat.device)
     for byte in range(bits):
@@ -90,3 +109,8 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
             whole = whole | part
         indices[:, index] = whole & (2**bits - 1)
     return indices.view(-1)[:count].clone()
+
+
+def unpack_flags(packed: Tensor, count: int) -> Tensor:
+    """Return the first `count` of the indices that `pack` made 1 bit each as bytes (uint8, 1-D): 0, or more than 0."""
+    return packed.to(torch.int64).mul_(_EIGHT_TIMES).bitwise_and_(_BIT_OF_BYTE).view(torch.uint8)[:count]

@@ -27,9 +27,9 @@ from difflib import get_close_matches
 from itertools import pairwise
 from math import ceil, gcd, inf
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules.layers.compact_pool import average_pool
 from lightning_modules.networks.blocks import activation, scaled
 
 HEADS = ("mlp-sr", "mlp", "cnn")
@@ -48,7 +48,7 @@ class QuarterPool(nn.Module):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Return (N, C, ceil(H / 4), ceil(W / 4)), a side of 2 to 8 pixels as 2."""
         height, width = (max(ceil(side / 4), min(side, _POOLED)) for side in x_NCHW.shape[-2:])
-        return F.adaptive_avg_pool2d(x_NCHW, (height, width))
+        return average_pool(x_NCHW, (height, width))
 
 
 class TimeMean(nn.Module):

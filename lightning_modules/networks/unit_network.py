@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules.layers.compact_pool import average_pool
 from lightning_modules.layers.vector_quantiser import VectorQuantiser
 from lightning_modules.networks.wiring import INPUT, Wiring
 
@@ -37,7 +38,7 @@ def _resized(message_NCHW: Tensor, size: tuple[int, int]) -> Tensor:
         return message_NCHW
     if message_NCHW.shape[-2] < size[0] or message_NCHW.shape[-1] < size[1]:
         return F.interpolate(message_NCHW, size=size, mode="nearest")
-    return F.adaptive_avg_pool2d(message_NCHW, size)
+    return average_pool(message_NCHW, size)
 
 
 class Merge(nn.Module):

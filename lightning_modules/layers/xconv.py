@@ -1,0 +1,481 @@
+"""XConv: convolutions that keep a sketch of their input instead of the input, and estimate their weight's gradient.
+
+    forward    y = conv(x, w)        kept: X E and the probes' key            exact
+    backward   input, bias           need no x                                exact
+               weight                conv_weight_gradient(X~, dY)             X~ = (X E) E^T / r (probes.py)
+
+The weight's gradient is linear in x, so that it is unbiased whatever the kernel, stride, padding, dilation and groups
+(arXiv 2106.06998, methods.md section 5; the exact form [D]: the public code shifts flattened images, which is biased).
+For `multi` probes the same number comes from the contraction (X E)^T dY, r samples instead of B: the cheaper is taken.
+
+A network is converted by `to_xconv`: a layer's class changes, and its parameters, hooks and names stay. With
+`probes` 0, without a graph, or where the sketch would be no smaller than the input, a layer is torch's own.
+
+Draws: the n-th use of a layer has the key (seed, number of the layer, n). No global generator is touched, so that the
+same seed gives the same gradients in one process or in several, and `draws_state` is all that a resume needs.
+
+Shape legend: B samples, C input channels (ci), O output channels (co), S spatial sizes, N their product, r probes.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import prod
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.layers import local_probes, shared_probes
+from lightning_modules.layers.probes import (
+    BUDGET_BYTES,
+    MODES,
+    Draw,
+    Fields,
+    Probes,
+    gaussian_fields,
+    samples_at_once,
+)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a convolution moves over its input, as torch.convolution takes it.
+
+    Args:
+        stride: of each dimension.
+        padding: zeros on both sides.
+        dilation: of each dimension.
+        groups: of channels.
+        transposed: whether it is a transposed convolution.
+        output_padding: of a transposed one.
+        border: `reflect` or `replicate`: pixels are put around the input first, `around` of them.
+        around: as torch.nn.functional.pad takes it.
+    """
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int = 1
+    transposed: bool = False
+    output_padding: tuple[int, ...] = ()
+    border: str | None = None
+    around: tuple[int, ...] = ()
+
+    def bordered(self, x: Tensor) -> Tensor:
+        """Return the input with its border."""
+        return x if self.border is None else F.pad(x, self.around, self.border)
+
+    def without_border(self, gradient: Tensor, shape: torch.Size) -> Tensor:
+        """Return the input's gradient from that of the input with its border."""
+        if self.border is None:
+            return gradient
+        kind = {"reflect": "reflection", "replicate": "replication"}[self.border]
+        backward = getattr(torch.ops.aten, f"{kind}_pad{len(self.around) // 2}d_backward")
+        return backward(gradient, gradient.new_empty(1).expand(shape), self.around)
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the convolution of an input that has its border."""
+        return torch.convolution(
+            x,
+            weight,
+            bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.transposed,
+            self.output_padding or (0,) * len(self.stride),
+            self.groups,
+        )
+
+    def _backward(self, x: Tensor, weight: Tensor, grad: Tensor, mask: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
+        return torch.ops.aten.convolution_backward(
+            grad,
+            x,
+            weight,
+            None,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.transposed,
+            self.output_padding or (0,) * len(self.stride),
+            self.groups,
+            mask,
+        )
+
+    def input_gradient(self, shape: Sequence[int], weight: Tensor, grad: Tensor) -> Tensor:
+        """Return the exact gradient of an input of a shape, that with its border."""
+        return self._backward(grad.new_empty(1).expand(shape), weight, grad, [True, False, False])[0]
+
+    def weight_gradient(self, x: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
+        """Return the gradient of the weight for an input; the weight gives its shape alone."""
+        return self._backward(x, weight, grad, [False, True, False])[1]
+
+
+def estimated_weight_gradient(
+    kept: Tensor,
+    means: Tensor | None,
+    grad: Tensor,
+    weight: Tensor,
+    geometry: Geometry,
+    shape: Sequence[int],
+    probes: Probes,
+    fields: Fields,
+) -> Tensor:
+    """Return an unbiased estimate of a convolution's weight gradient from a sketch of its input.
+
+    methods.md section 5, "Exact estimator" [D].
+
+    Args:
+        kept: `sketch` of the input, (B, C, r) or (B, r).
+        means: of the input's channels, (B, C), where the sketch is without them.
+        grad: gradient of the output, (B, O, *S').
+        weight: for its shape.
+        geometry: of the convolution.
+        shape: of the input with its border, (B, C, *S).
+        probes: how many, and of what kind.
+        fields: the probes that the sketch was made with.
+    """
+    # Sums of many parts: half precision adds up in single.
+    total = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+    if not grad.numel() or not prod(shape):
+        return total.to(weight.dtype)
+    if probes.mode == "multi" and means is None and probes.count <= len(kept):
+        n = prod(shape[1:])
+        # Pieces are of probes and of outputs contracted with them: the larger of the two fits the budget.
+        for piece in fields.pieces(probes.count, max(n, prod(grad.shape[1:]))):
+            columns = kept[:, piece.start : piece.stop].T / probes.count
+            # What has no name is gone before the next is made.
+            total += geometry.weight_gradient(
+                fields(0, piece, n).view(len(piece), *shape[1:]),
+                weight,
+                (columns @ grad.flatten(1)).view(len(piece), *grad.shape[1:]),
+            )
+        return total.to(weight.dtype)
+    step = samples_at_once(shape, probes, kept.element_size())
+    for first in range(0, len(kept), step):
+        some = range(first, min(first + step, len(kept)))
+        total += geometry.weight_gradient(
+            _expanded(kept, means, some, shape, probes, fields), weight, grad[some.start : some.stop]
+        )
+    return total.to(weight.dtype)
+
+
+def _expanded(
+    kept: Tensor, means: Tensor | None, some: range, shape: Sequence[int], probes: Probes, fields: Fields
+) -> Tensor:
+    """Return X~ of some samples."""
+    place = slice(some.start, some.stop)
+    kept, means = kept[place], None if means is None else means[place]
+    if probes.mode == "local":
+        return local_probes.expand(kept, means, shape, probes, fields, some)
+    return shared_probes.expand(kept, means, shape[1:], probes, fields)
+
+
+class _SketchedConvolution(torch.autograd.Function):
+    """The convolution that keeps a sketch; nothing where the weight requires no gradient."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        key: Tensor,
+        geometry: Geometry,
+        probes: Probes,
+        draw: Draw,
+    ) -> Tensor:
+        bordered = geometry.bordered(x)
+        if ctx.needs_input_grad[1]:
+            means = probes.means(bordered)
+            sketch = (local_probes if probes.mode == "local" else shared_probes).sketch
+            kept = sketch(bordered, means, probes, Fields(probes, key, bordered, draw))
+            kept = kept.bfloat16() if probes.half and kept.dtype == torch.float32 else kept
+            ctx.save_for_backward(weight, kept, means, key)
+        else:
+            ctx.save_for_backward(weight, None, None, None)
+        ctx.shape, ctx.bordered_shape = x.shape, bordered.shape
+        ctx.geometry, ctx.probes, ctx.draw = geometry, probes, draw
+        return geometry(bordered, weight, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        weight, kept, means, key = ctx.saved_tensors
+        geometry: Geometry = ctx.geometry
+        of_x = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            of_x = geometry.without_border(geometry.input_gradient(ctx.bordered_shape, weight, grad), ctx.shape)
+        if ctx.needs_input_grad[1]:
+            kept = kept.to(weight.dtype)
+            fields = Fields(ctx.probes, key, kept, ctx.draw)
+            of_weight = estimated_weight_gradient(
+                kept, means, grad, weight, geometry, ctx.bordered_shape, ctx.probes, fields
+            )
+        if ctx.needs_input_grad[2]:
+            of_bias = grad.sum([d for d in range(grad.dim()) if d != 1])
+        return of_x, of_weight, of_bias, None, None, None, None
+
+
+def sketched_convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    probes: Probes,
+    key: Tensor,
+    draw: Draw = gaussian_fields,
+) -> Tensor:
+    """Return the convolution (B, O, *S') of x (B, C, *S); its backward estimates the weight's gradient.
+
+    methods.md section 5 [D]. Differentiable once.
+
+    Args:
+        x: input.
+        weight: as torch has it for such a convolution; where it requires no gradient, nothing is kept.
+        bias: (O,), or None.
+        geometry: stride, padding and so on.
+        probes: how the input is sketched.
+        key: whole numbers on the CPU from which probes are drawn.
+        draw: `gaussian_fields`, or probes of one's own.
+    """
+    return _SketchedConvolution.apply(x, weight, bias, key, geometry, probes, draw)
+
+
+def check_probes(probes: float) -> None:
+    """Refuse what is no number of probes.
+
+    Raises:
+        ValueError: negative, or neither whole nor a share below 1.
+    """
+    if not (0 <= probes < 1 or (probes >= 1 and float(probes).is_integer())):
+        raise ValueError(
+            f"probes {probes}; expected 0 (exact), a whole number from 1, or a share of the input's numbers below 1"
+        )
+
+
+def _lowered(x: Tensor) -> Tensor:
+    """Return what autocast makes of a convolution's arguments: it leaves float64."""
+    return x if x.dtype == torch.float64 else x.to(torch.get_autocast_dtype(x.device.type))
+
+
+class _Sketched(nn.Module):
+    """What a convolution of torch becomes: with probes it keeps a sketch of its input (see the file's top).
+
+    Attributes:
+        probes: number of them; below 1 the share of the input's numbers that is kept; 0: exact.
+        is_chosen: whether probes are used here at all.
+        mode: independent, multi or orthogonal.
+        center: sketch what is left without the channels' means, and keep these.
+        keeps_half: sketches of float32 are kept in bfloat16.
+        budget_bytes: what probes, and what is got back from them at a time, may take: half of it each.
+        key: (4,) seed, number of the layer, uses, and whether the last use may be computed again in a backward pass.
+    """
+
+    probes: float
+    is_chosen: bool
+    mode: str
+    center: bool
+    keeps_half: bool
+    budget_bytes: int
+    key: Tensor
+
+    def sketch_of(self, shape: Sequence[int]) -> Probes | None:
+        """Return how an input of a shape (B, C, *S) is sketched; None where a sketch would be no smaller."""
+        channels, positions = shape[1], prod(shape[2:])
+        count = self.probes
+        if 0 < count < 1:
+            count = max(1, round(count * positions * (1 if self.mode in ("local", "independent") else channels)))
+        options = {"budget_bytes": self.budget_bytes, "center": self.center, "half": self.keeps_half}
+        probes = Probes.of(int(count), self.mode, positions, **options)
+        return probes if count and probes.stored_bytes(channels) < 4 * channels * positions else None
+
+    def forward(self, x: Tensor, *size: Any, **sizes: Any) -> Tensor:
+        """Return the convolution of x (B, C, *S) or (C, *S); transposed ones may be told the output's size."""
+        conv = cast("nn.Conv2d", self)
+        dims = len(conv.kernel_size)
+        if not (self.is_chosen and self.probes and torch.is_grad_enabled()) or x.is_meta:
+            return super().forward(x, *size, **sizes)
+        if x.dim() == dims + 1:
+            return self.forward(x[None], *size, **sizes).squeeze(0)
+        probes = self.sketch_of(x.shape) if x.dim() == dims + 2 else None
+        if probes is None:
+            return super().forward(x, *size, **sizes)
+        weight, bias, kind = conv.weight, conv.bias, x.device.type
+        if torch.is_autocast_enabled(kind):
+            x, weight, bias = _lowered(x), _lowered(weight), None if bias is None else _lowered(bias)
+        with torch.autocast(kind, enabled=False):
+            x, geometry = self._prepared(x, *size, **sizes)
+            # With a frozen weight nothing is kept (torch's own convolution keeps its input all the same).
+            key = self._next_key() if weight.requires_grad else self.key
+            return sketched_convolution(x, weight, bias, geometry, probes, key)
+
+    def _prepared(self, x: Tensor, output_size: list[int] | None = None) -> tuple[Tensor, Geometry]:
+        """Return the input, padded where autograd keeps nothing for it, and how the convolution moves over it."""
+        conv: Any = self
+        dims, steps = len(conv.kernel_size), (conv.stride, conv.padding, conv.dilation, conv.groups)
+        if conv.transposed:
+            outside = conv._output_padding(
+                x, output_size, conv.stride, conv.padding, conv.kernel_size, dims, conv.dilation
+            )
+            return x, Geometry(*steps, transposed=True, output_padding=tuple(outside))
+        zero, around = (0,) * dims, tuple(conv._reversed_padding_repeated_twice)
+        unpadded = (conv.stride, zero, conv.dilation, conv.groups)
+        if conv.padding_mode in ("reflect", "replicate"):
+            return x, Geometry(*unpadded, border=conv.padding_mode, around=around)
+        if conv.padding_mode == "circular":
+            return F.pad(x, around, "circular"), Geometry(*unpadded)
+        if not isinstance(conv.padding, str):
+            return x, Geometry(*steps)
+        if all(left == right for left, right in zip(around[::2], around[1::2], strict=True)):
+            return x, Geometry(conv.stride, around[::2][::-1], conv.dilation, conv.groups)
+        return F.pad(x, around), Geometry(*unpadded)
+
+    def _next_key(self) -> Tensor:
+        """Return the key of this use.
+
+        What activation checkpointing computes again, inside a backward pass, has the key of the last use, if that was
+        outside one: where a layer is used once between two backward passes, its gradients are those without
+        checkpointing. Everything else has a key of its own.
+        """
+        is_again = not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+        if not (is_again and self.key[3]):
+            self.key[2] += 1
+        self.key[3] = not is_again
+        return self.key[:3].clone()
+
+    def extra_repr(self) -> str:
+        """Say the probes too."""
+        return f"{super().extra_repr()}, probes={self.probes if self.is_chosen else 0:g}, mode={self.mode}"
+
+
+class XConv1d(_Sketched, nn.Conv1d):  # type: ignore[misc]
+    """`nn.Conv1d` that keeps a sketch of its input."""
+
+
+class XConv2d(_Sketched, nn.Conv2d):  # type: ignore[misc]
+    """`nn.Conv2d` that keeps a sketch of its input."""
+
+
+class XConv3d(_Sketched, nn.Conv3d):  # type: ignore[misc]
+    """`nn.Conv3d` that keeps a sketch of its input."""
+
+
+class XConvTranspose1d(_Sketched, nn.ConvTranspose1d):  # type: ignore[misc]
+    """`nn.ConvTranspose1d` that keeps a sketch of its input."""
+
+
+class XConvTranspose2d(_Sketched, nn.ConvTranspose2d):  # type: ignore[misc]
+    """`nn.ConvTranspose2d` that keeps a sketch of its input."""
+
+
+class XConvTranspose3d(_Sketched, nn.ConvTranspose3d):  # type: ignore[misc]
+    """`nn.ConvTranspose3d` that keeps a sketch of its input."""
+
+
+KINDS: dict[type[nn.Module], type[_Sketched]] = {
+    nn.Conv1d: XConv1d,
+    nn.Conv2d: XConv2d,
+    nn.Conv3d: XConv3d,
+    nn.ConvTranspose1d: XConvTranspose1d,
+    nn.ConvTranspose2d: XConvTranspose2d,
+    nn.ConvTranspose3d: XConvTranspose3d,
+}
+
+
+def xconv_layers(network: nn.Module) -> dict[str, _Sketched]:
+    """Return the converted convolutions by name."""
+    return {name: layer for name, layer in network.named_modules() if isinstance(layer, _Sketched)}
+
+
+def to_xconv(
+    network: nn.Module,
+    probes: float = 0.125,
+    *,
+    mode: str = MODES[0],
+    center: bool = False,
+    half: bool = False,
+    layers: Sequence[str] = ("*",),
+    seed: int | None = None,
+    budget_bytes: int = BUDGET_BYTES,
+) -> list[str]:
+    """Turn a network's convolutions into ones that keep sketches, in place, and return the names of those chosen.
+
+    methods.md section 5 [D]. Parameters, hooks and names stay, and with them the keys of a state_dict. Layers of
+    classes derived from torch's are left as they are. A network converted before takes the new settings.
+
+    Args:
+        network: is changed.
+        probes: number of them; below 1 the share of the input's numbers that is kept; 0: exact, until `set_probes`.
+        mode: one of `MODES`.
+        center: sketch what is left without the channels' means, and keep these: smaller errors. [D]
+        half: keep sketches of float32 in bfloat16, whose rounding is far below a sketch's own error. [D]
+        layers: names of convolutions, or patterns such as `units.*.body.0`; the others stay exact.
+        seed: of the probes; None: torch's initial seed.
+        budget_bytes: what probes, and what is got back from them at a time, may take: half of it each.
+
+    Raises:
+        ValueError: an unknown mode, no number of probes, or a name that fits no convolution.
+    """
+    check_probes(probes)
+    if mode not in MODES:
+        raise ValueError(f"mode {mode!r} of probes is unknown; expected one of {', '.join(MODES)}")
+    found = {n: m for n, m in network.named_modules() if type(m) in KINDS or isinstance(m, _Sketched)}
+    for pattern in layers:
+        if pattern != "*" and not any(fnmatchcase(name, pattern) for name in found):
+            names = ", ".join(found) or "none here"
+            raise ValueError(f"layer {pattern!r} fits no convolution; expected a name or pattern of {names}")
+    seed = torch.initial_seed() if seed is None else seed
+    for number, (name, layer) in enumerate(found.items()):
+        if not isinstance(layer, _Sketched):
+            layer.__class__ = KINDS[type(layer)]
+            assert isinstance(layer, _Sketched)
+        layer.probes, layer.mode, layer.center, layer.keeps_half, layer.budget_bytes = (
+            probes,
+            mode,
+            center,
+            half,
+            budget_bytes,
+        )
+        layer.is_chosen = any(fnmatchcase(name, pattern) for pattern in layers)
+        layer.key = torch.tensor([seed % 2**63, number, 0, 0], dtype=torch.int64)
+    return [name for name, layer in xconv_layers(network).items() if layer.is_chosen]
+
+
+def set_probes(network: nn.Module, probes: float) -> None:
+    """Change the number of probes of all converted convolutions, from their next use on; 0: exact.
+
+    Raises:
+        ValueError: no number of probes.
+    """
+    check_probes(probes)
+    for layer in xconv_layers(network).values():
+        layer.probes = probes
+
+
+@contextmanager
+def kept_exact(network: nn.Module) -> Iterator[None]:
+    """Let converted convolutions find exact gradients inside the block, and draw nothing."""
+    layers = list(xconv_layers(network).values())
+    before = [layer.probes for layer in layers]
+    try:
+        set_probes(network, 0)
+        yield
+    finally:
+        for layer, probes in zip(layers, before, strict=True):
+            layer.probes = probes
+
+
+def draws_state(network: nn.Module) -> dict[str, Tensor]:
+    """Return what the next probes will be drawn from, by the name of the convolution's weight."""
+    return {f"{name}.weight": layer.key.clone() for name, layer in xconv_layers(network).items()}
+
+
+def load_draws_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Go on drawing from where `draws_state` was taken; convolutions that it lacks are left."""
+    for name, layer in xconv_layers(network).items():
+        if f"{name}.weight" in state:
+            layer.key = state[f"{name}.weight"].to("cpu", copy=True)

@@ -1,0 +1,121 @@
+"""Which convolutions are worth a sketch, and why: said before training, as a table.
+
+    layer           input     probes  input KiB  kept KiB  kept as  why
+    units.0.body.0  1x32x32        -        4.0       4.0  input    the batch keeps it too
+    units.1.body.0  16x16x16      32       16.0       1.1  sketch
+    all                                    20.0       5.1
+
+A sketch saves bytes where it is smaller than the input, and where nobody else keeps that input (methods.md section 5,
+"Memory truth" [D]). Bytes are those of one frame, of networks that take clips of one clip, in single precision.
+
+Shape legend: T frames of a clip, C channels, H and W height and width.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+from torch import nn
+
+from lightning_modules.layers.xconv import set_probes, xconv_layers
+from lightning_modules.metrics.saved_by_layer import BATCH, saved_by_layer
+
+_HEADINGS = ("layer", "input", "probes", "input KiB", "kept KiB", "kept as", "why")
+_BYTES = 4
+_NO_SKETCH = (
+    "no convolution keeps a sketch, so that all gradients are exact; "
+    "sketches need compact relu or norm here, or probe_layers all"
+)
+
+
+@dataclass(frozen=True)
+class SketchChoice:
+    """What a convolution keeps, and why.
+
+    Args:
+        name: of the convolution.
+        input_shape: of one sample, (C, ...).
+        probes: number that it would have.
+        input_bytes: of one sample.
+        sketch_bytes: of one sample; 0 where there would be no sketch.
+        sketched: whether it keeps the sketch.
+        why: it does not, or "".
+    """
+
+    name: str
+    input_shape: tuple[int, ...]
+    probes: int
+    input_bytes: int
+    sketch_bytes: int
+    sketched: bool
+    why: str
+
+
+def choose_layers(network: nn.Module, shape: Sequence[int], probes: float, *, auto: bool) -> list[SketchChoice]:
+    """Choose which converted convolutions sketch their input, and return the choices in the order of the forward pass.
+
+    Convolutions that were not chosen before stay exact. One whose sketch would be no smaller with these probes may
+    sketch with fewer, later.
+
+    Args:
+        network: converted by `to_xconv`; its layers' `is_chosen` are set.
+        shape: of one sample: (C, H, W), for a network of clips (T, C, H, W).
+        probes: as in `to_xconv`, above 0.
+        auto: leave those out that would save nothing because somebody else keeps their input.
+    """
+    trial = copy.deepcopy(network)
+    set_probes(trial, probes)
+    layers, tried = xconv_layers(network), xconv_layers(trial)
+    choices = []
+    for row in saved_by_layer(trial, shape, batch=1):
+        if row.name in layers:
+            made = tried[row.name].sketch_of(row.input_shape)
+            pinned_by = row.pinned_by if auto else ()
+            why = _why_not(layers[row.name].is_chosen, made is not None, pinned_by)
+            size = made.stored_bytes(row.input_shape[1]) if made else 0
+            numbers = row.input_shape[1:]
+            choices.append(
+                SketchChoice(row.name, numbers, made.count if made else 0, _BYTES * prod(numbers), size, not why, why)
+            )
+            tried[row.name].probes = 1
+            can_be_smaller = tried[row.name].sketch_of(row.input_shape) is not None
+            layers[row.name].is_chosen &= can_be_smaller and not pinned_by
+    return choices
+
+
+def _why_not(chosen: bool, smaller: bool, pinned_by: Sequence[str]) -> str:
+    if not chosen:
+        return "not asked for"
+    if not smaller:
+        return "a sketch would be no smaller"
+    if not pinned_by:
+        return ""
+    keepers = ["the batch" if name == BATCH else name for name in pinned_by]
+    return f"{' and '.join(keepers[:2])} {'keeps' if len(keepers) == 1 else 'keep'} it too"
+
+
+def choice_table(choices: Sequence[SketchChoice]) -> str:
+    """Return a table for the terminal: a line for each convolution and one for all; below it what to do about none."""
+    lines = [list(_HEADINGS)]
+    for c in choices:
+        shape, size = "x".join(map(str, c.input_shape)), _kib(c.input_bytes)
+        made = [str(c.probes), size, _kib(c.sketch_bytes), "sketch", ""]
+        lines.append([c.name, shape, *(made if c.sketched else ["-", size, size, "input", c.why])])
+    kept_bytes = sum(c.sketch_bytes if c.sketched else c.input_bytes for c in choices)
+    lines.append(["all", "", "", _kib(sum(c.input_bytes for c in choices)), _kib(kept_bytes), "", ""])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADINGS))]
+    table = [_aligned(line, widths) for line in lines]
+    return "\n".join(table if any(c.sketched for c in choices) else [*table, _NO_SKETCH])
+
+
+def _kib(size: int) -> str:
+    return f"{size / 1024:,.1f}"
+
+
+def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
+    cells = [
+        cell.rjust(width) if heading == "probes" or heading.endswith("KiB") else cell.ljust(width)
+        for heading, cell, width in zip(_HEADINGS, line, widths, strict=True)
+    ]
+    return "  ".join(cells).rstrip()
