@@ -19,13 +19,14 @@ from math import prod
 from torch import nn
 
 from lightning_modules.layers.xconv import set_probes, xconv_layers
-from lightning_modules.metrics.saved_by_layer import BATCH, saved_by_layer
+from lightning_modules.metrics.saved_by_layer import BATCH, FUNCTION, saved_by_layer
 
 _HEADINGS = ("layer", "input", "probes", "input KiB", "kept KiB", "kept as", "why")
 _BYTES = 4
+_OTHERS = {BATCH: "the batch", FUNCTION: "a function between layers"}
 _NO_SKETCH = (
-    "no convolution keeps a sketch, so that all gradients are exact; "
-    "sketches need compact relu or norm here, or probe_layers all"
+    "no convolution keeps a sketch, and all gradients are exact: activation relu with compact relu or norm "
+    "frees inputs, probe_layers all sketches all the same"
 )
 
 
@@ -91,7 +92,7 @@ def _why_not(chosen: bool, smaller: bool, pinned_by: Sequence[str]) -> str:
         return "a sketch would be no smaller"
     if not pinned_by:
         return ""
-    keepers = ["the batch" if name == BATCH else name for name in pinned_by]
+    keepers = [_OTHERS.get(name, name) for name in pinned_by]
     return f"{' and '.join(keepers[:2])} {'keeps' if len(keepers) == 1 else 'keep'} it too"
 
 
