@@ -136,7 +136,7 @@ class VideoTask(LightningModule, ABC):
         lag_strength: the law's one number.
         clip_norm: largest 2-norm of a unit's gradient; none if absent.
         accumulate: batches whose mean gradient makes one update.
-        log_gradients_every: batches between logs of alignment, norm and weight change; 0 for never.
+        log_gradients_every: batches between logs of alignment, norm and weight change, and of sketches' errors; 0 for never.
 
     Raises:
         ValueError: a combination that makes no sense, or a setting that would have no effect.
@@ -510,7 +510,8 @@ class VideoTask(LightningModule, ABC):
             clip_per_unit(optimizer, self.hparams["clip_norm"])
 
     def _logs_gradients(self, batch_idx: int) -> bool:
-        return is_logged(batch_idx, self.hparams["log_gradients_every"])
+        has_figures = isinstance(self.network, UnitNetwork) or self._sketching.sketches
+        return has_figures and is_logged(batch_idx, self.hparams["log_gradients_every"])
 
     def _log_gradients(self, batch: Batch, inputs: Inputs, gradients: Mapping[str, Tensor]) -> None:
         self._log_sketches(batch, inputs, gradients)

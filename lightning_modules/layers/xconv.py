@@ -19,7 +19,6 @@ Shape legend: B samples, C input channels (ci), O output channels (co), S spatia
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod
 from typing import Any, cast
@@ -29,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.layers import local_probes, shared_probes
+from lightning_modules.layers.convolution import Geometry
 from lightning_modules.layers.probes import (
     BUDGET_BYTES,
     MODES,
@@ -38,80 +38,6 @@ from lightning_modules.layers.probes import (
     gaussian_fields,
     samples_at_once,
 )
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """How a convolution moves over its input, as torch.convolution takes it.
-
-    Args:
-        stride: of each dimension.
-        padding: zeros on both sides.
-        dilation: of each dimension.
-        groups: of channels.
-        transposed: whether it is a transposed convolution.
-        output_padding: of a transposed one.
-        border: `reflect` or `replicate`: pixels are put around the input first, `around` of them.
-        around: as torch.nn.functional.pad takes it.
-    """
-
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int = 1
-    transposed: bool = False
-    output_padding: tuple[int, ...] = ()
-    border: str | None = None
-    around: tuple[int, ...] = ()
-
-    def bordered(self, x: Tensor) -> Tensor:
-        """Return the input with its border."""
-        return x if self.border is None else F.pad(x, self.around, self.border)
-
-    def without_border(self, gradient: Tensor, shape: torch.Size) -> Tensor:
-        """Return the input's gradient from that of the input with its border."""
-        if self.border is None:
-            return gradient
-        kind = {"reflect": "reflection", "replicate": "replication"}[self.border]
-        backward = getattr(torch.ops.aten, f"{kind}_pad{len(self.around) // 2}d_backward")
-        return backward(gradient, gradient.new_empty(1).expand(shape), self.around)
-
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Return the convolution of an input that has its border."""
-        return torch.convolution(
-            x,
-            weight,
-            bias,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.transposed,
-            self.output_padding or (0,) * len(self.stride),
-            self.groups,
-        )
-
-    def _backward(self, x: Tensor, weight: Tensor, grad: Tensor, mask: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
-        return torch.ops.aten.convolution_backward(
-            grad,
-            x,
-            weight,
-            None,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.transposed,
-            self.output_padding or (0,) * len(self.stride),
-            self.groups,
-            mask,
-        )
-
-    def input_gradient(self, shape: Sequence[int], weight: Tensor, grad: Tensor) -> Tensor:
-        """Return the exact gradient of an input of a shape, that with its border."""
-        return self._backward(grad.new_empty(1).expand(shape), weight, grad, [True, False, False])[0]
-
-    def weight_gradient(self, x: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
-        """Return the gradient of the weight for an input; the weight gives its shape alone."""
-        return self._backward(x, weight, grad, [False, True, False])[1]
 
 
 def estimated_weight_gradient(
@@ -268,7 +194,7 @@ class _Sketched(nn.Module):
     Attributes:
         probes: number of them; below 1 the share of the input's numbers that is kept; 0: exact.
         is_chosen: whether probes are used here at all.
-        mode: independent, multi or orthogonal.
+        mode: one of `MODES`.
         center: sketch what is left without the channels' means, and keep these.
         keeps_half: sketches of float32 are kept in bfloat16.
         budget_bytes: what probes, and what is got back from them at a time, may take: half of it each.
@@ -283,15 +209,20 @@ class _Sketched(nn.Module):
     budget_bytes: int
     key: Tensor
 
-    def sketch_of(self, shape: Sequence[int]) -> Probes | None:
-        """Return how an input of a shape (B, C, *S) is sketched; None where a sketch would be no smaller."""
+    def sketch_of(self, shape: Sequence[int], itemsize: int = 4) -> Probes | None:
+        """Return how an input (B, C, *S) is sketched; None where a sketch would be no smaller.
+
+        Args:
+            shape: of the input.
+            itemsize: bytes of each of its numbers.
+        """
         channels, positions = shape[1], prod(shape[2:])
         count = self.probes
         if 0 < count < 1:
             count = max(1, round(count * positions * (1 if self.mode in ("local", "independent") else channels)))
         options = {"budget_bytes": self.budget_bytes, "center": self.center, "half": self.keeps_half}
         probes = Probes.of(int(count), self.mode, positions, **options)
-        return probes if count and probes.stored_bytes(channels) < 4 * channels * positions else None
+        return probes if count and probes.stored_bytes(channels, itemsize) < itemsize * channels * positions else None
 
     def forward(self, x: Tensor, *size: Any, **sizes: Any) -> Tensor:
         """Return the convolution of x (B, C, *S) or (C, *S); transposed ones may be told the output's size."""
@@ -301,10 +232,11 @@ class _Sketched(nn.Module):
             return super().forward(x, *size, **sizes)
         if x.dim() == dims + 1:
             return self.forward(x[None], *size, **sizes).squeeze(0)
-        probes = self.sketch_of(x.shape) if x.dim() == dims + 2 else None
+        weight, bias, kind = conv.weight, conv.bias, x.device.type
+        itemsize = min(2, x.element_size()) if torch.is_autocast_enabled(kind) else x.element_size()
+        probes = self.sketch_of(x.shape, itemsize) if x.dim() == dims + 2 else None
         if probes is None:
             return super().forward(x, *size, **sizes)
-        weight, bias, kind = conv.weight, conv.bias, x.device.type
         if torch.is_autocast_enabled(kind):
             x, weight, bias = _lowered(x), _lowered(weight), None if bias is None else _lowered(bias)
         with torch.autocast(kind, enabled=False):
@@ -471,11 +403,15 @@ def kept_exact(network: nn.Module) -> Iterator[None]:
 
 def draws_state(network: nn.Module) -> dict[str, Tensor]:
     """Return what the next probes will be drawn from, by the name of the convolution's weight."""
-    return {f"{name}.weight": layer.key.clone() for name, layer in xconv_layers(network).items()}
+    return {_weight_name(name): layer.key.clone() for name, layer in xconv_layers(network).items()}
+
+
+def _weight_name(layer: str) -> str:
+    return f"{layer}.weight" if layer else "weight"
 
 
 def load_draws_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Go on drawing from where `draws_state` was taken; convolutions that it lacks are left."""
     for name, layer in xconv_layers(network).items():
-        if f"{name}.weight" in state:
-            layer.key = state[f"{name}.weight"].to("cpu", copy=True)
+        if (weight := _weight_name(name)) in state:
+            layer.key = state[weight].to("cpu", copy=True)
