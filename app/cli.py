@@ -19,6 +19,7 @@ OTHER_COMMANDS = {
     "compare": "run a grid of rules, wirings, folds and seeds, and write its table",
     "sweep": "search an experiment's settings: samplers, pruners, several objectives; resumable",
     "bench": "time training steps and inference ticks, and measure memory",
+    "probes": "measure sketched gradients' errors on a network's own data, and suggest a number of probes",
     "dashboard": "compare runs in the browser, on this machine only",
     "data": "index videos, verify them, list what is missing or broken",
     "doctor": "check this machine: versions, decoder, run store, devices, disk",

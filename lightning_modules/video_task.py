@@ -121,7 +121,7 @@ class VideoTask(LightningModule, ABC):
         probe_warmup: updates before the first sketch, exact until then.
         probe_schedule: probes from an update on, by its number, such as {0: 0, 500: 0.125}; in place of these two.
         probe_layers: auto (where it saves bytes), all, or a list of names of convolutions or patterns.
-        probe_mode: independent (the same probes for every channel), multi or orthogonal.
+        probe_mode: local (of a few positions of one sample), independent, multi or orthogonal (shared by all samples).
         probe_center: sketch what is left without the channels' means, and keep these: smaller errors.
         probe_half: keep sketches in bfloat16, whose rounding is far below a sketch's own error.
         probe_budget_mib: of probes, and of what is got back from them at a time, in MiB.
@@ -136,7 +136,7 @@ class VideoTask(LightningModule, ABC):
         lag_strength: the law's one number.
         clip_norm: largest 2-norm of a unit's gradient; none if absent.
         accumulate: batches whose mean gradient makes one update.
-        log_gradients_every: batches between logs of alignment, norm and weight change, and of sketches' errors; 0 for never.
+        log_gradients_every: batches between logs of alignment, norm, weight change and sketches' errors; 0 for never.
 
     Raises:
         ValueError: a combination that makes no sense, or a setting that would have no effect.

@@ -30,7 +30,7 @@ class Sketching:
         probe_warmup: updates before the first sketch, exact until then.
         probe_schedule: probes from an update on, by its number; in place of `probes` and `probe_warmup`.
         probe_layers: `auto`: where it saves bytes; `all`; or names of convolutions, or patterns.
-        probe_mode: independent, multi or orthogonal.
+        probe_mode: one of `MODES`.
         probe_center: sketch what is left without the channels' means, and keep these.
         probe_half: keep sketches in bfloat16.
         probe_budget_mib: of probes, and of what is got back from them at a time.
