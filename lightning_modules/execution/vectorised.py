@@ -111,9 +111,9 @@ def _unit_outputs(
 def _stage_outputs(
     network: UnitNetwork, video_BTCHW: Tensor, rule: Rule, lengths_B: Tensor, stage: Stage
 ) -> tuple[dict[int, Tensor], list[Channel]]:
-    """Return the outputs of a stage's units and of what they read, and the channels by which the latter's gradients go.
+    """Return outputs of a stage's units and of what they read, and the channels by which the latter's gradients go.
 
-    What comes from another stage is a leaf of the graph.
+    Only those that gradients are asked for or come in by; what comes from another stage is a leaf of the graph.
     """
     frames, shortest = video_BTCHW.shape[1], int(lengths_B.min())
     outputs: dict[int, Tensor] = {}
@@ -131,7 +131,17 @@ def _stage_outputs(
                     outputs[source] = outputs[source].detach().requires_grad_(torch.is_grad_enabled())
         outputs[unit] = _unit_outputs(network, unit, outputs, rule, frames, lengths_B, shortest)
         _send_all(stage, "activation", unit, outputs[unit].detach())
+        kept = _needed_after(network, stage, unit) | {channel.unit for channel in back}
+        # What no layer keeps for the backward pass is gone.
+        outputs = {j: output for j, output in outputs.items() if j in kept}
     return outputs, back
+
+
+def _needed_after(network: UnitNetwork, stage: Stage, unit: int) -> set[int]:
+    """Return whose outputs are still needed here after a unit: read by units above, or where gradients come in."""
+    above = [i for i in stage.units if i > unit]
+    read = {source for i in above for source in network.wiring.sources_of(i)}
+    return read | {network.depth} | {i for i in stage.units if stage.channels("gradient", i)}
 
 
 def _send_all(stage: Stage, kind: str, unit: int, message: Tensor) -> None:

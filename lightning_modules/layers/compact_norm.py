@@ -28,6 +28,7 @@ from torch.autograd.function import once_differentiable
 from lightning_modules.layers.bit_packing import pack, packed_bytes, unpack
 
 BITS = 8
+PIECE_BYTES = 8 * 2**20  # of frames whose numbers are rounded, or got back, at a time
 _aten = torch.ops.aten
 
 
@@ -83,18 +84,29 @@ def _as_under_autocast(x: Tensor, sample: Sequence[int], operation: Callable[[Te
     return x.to(operation(x.new_zeros(sample)).dtype)
 
 
+def _pieces(x: Tensor, bits: int) -> list[slice]:
+    """Return frames, as many at a time as make `PIECE_BYTES`: their groups have statistics of their own.
+
+    All at once where bits are packed without gaps between frames.
+    """
+    each = max(1, PIECE_BYTES // max(1, x[:1].numel() * x.element_size())) if bits == BITS else max(1, len(x))
+    return [slice(first, first + each) for first in range(0, max(1, len(x)), each)]
+
+
 class _GroupNorm(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float, bits: int
     ) -> Tensor:
-        ctx.format, ctx.bits, ctx.dtype, ctx.shape = _memory_format(x), bits, x.dtype, x.shape
+        ctx.format, ctx.bits, ctx.dtype = _memory_format(x), bits, x.dtype
         x = x.contiguous(memory_format=ctx.format)
         ctx.sizes = (x.shape[0], x.shape[1], x.shape[2:].numel(), groups)
-        out, mean, rstd = _aten.native_group_norm(x, weight, bias, *ctx.sizes, eps)
         grouped = x.unflatten(1, (groups, -1))
-        ctx.grouped_shape = grouped.shape
-        kept = quantise(grouped, tuple(range(2, grouped.dim())), bits)
+        dims = tuple(range(2, grouped.dim()))
+        parts = [quantise(grouped[some], dims, bits) for some in _pieces(x, bits)]
+        kept = [torch.cat(part) for part in zip(*parts, strict=True)]
+        del parts
+        out, mean, rstd = _aten.native_group_norm(x, weight, bias, *ctx.sizes, eps)
         ctx.save_for_backward(*kept, mean, rstd, weight)
         return out
 
@@ -102,12 +114,30 @@ class _GroupNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         codes, low, step, mean, rstd, weight = ctx.saved_tensors
-        x = restore(codes, low, step, ctx.grouped_shape, ctx.bits).to(ctx.dtype).view(ctx.shape)
-        grad, x = (t.contiguous(memory_format=ctx.format) for t in (grad_outputs[0], x))
-        gradients = _aten.native_group_norm_backward(
-            grad, x, mean, rstd, weight, *ctx.sizes, list(ctx.needs_input_grad[:3])
-        )
-        return *gradients, None, None, None
+        (grad,) = (g.contiguous(memory_format=ctx.format) for g in grad_outputs)
+        of_x = torch.empty_like(grad) if ctx.needs_input_grad[0] else None
+        of_weight, of_bias = (torch.zeros_like(weight) if needed else None for needed in ctx.needs_input_grad[1:3])
+        groups = ctx.sizes[-1]
+        for some in _pieces(grad, ctx.bits):
+            part = grad[some]
+            grouped = (len(part), groups, part.shape[1] // groups, *part.shape[2:])
+            x = restore(codes[some], low[some], step[some], torch.Size(grouped), ctx.bits).to(ctx.dtype)
+            gradients = _aten.native_group_norm_backward(
+                part,
+                x.view(part.shape).contiguous(memory_format=ctx.format),
+                mean[some],
+                rstd[some],
+                weight,
+                len(part),
+                *ctx.sizes[1:],
+                list(ctx.needs_input_grad[:3]),
+            )
+            if of_x is not None:
+                of_x[some] = gradients[0]
+            for total, found in ((of_weight, gradients[1]), (of_bias, gradients[2])):
+                if total is not None:
+                    total += found
+        return of_x, of_weight, of_bias, None, None, None
 
 
 class _LayerNorm(torch.autograd.Function):

@@ -136,8 +136,11 @@ class ClipNetwork(nn.Module):
         """
         if lengths_B is None:
             return self._logits(video_BTCHW)
+        lengths = lengths_B.unique().tolist()
+        if lengths == [video_BTCHW.shape[1]]:
+            return self._logits(video_BTCHW)
         parts, order = [], []
-        for length in lengths_B.unique().tolist():
+        for length in lengths:
             clips = (lengths_B == length).nonzero().squeeze(1)
             parts.append(self._logits(video_BTCHW[clips, : max(length, 1)]))
             order.append(clips)
