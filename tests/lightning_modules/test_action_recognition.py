@@ -14,6 +14,7 @@ from lightning_modules.execution import clip_gradients
 
 SMALL = {"network": "small_cnn", "depth": 4, "width": 0.5, "num_classes": 2, "in_channels": 1, "pool": "max"}
 PIPELINED = {"rule": "sideways", "executor": "pipelined"}
+SKETCHED = {"probes": 0.25, "compact": "norm"}
 METHODS = {
     "backprop_frame": {"rule": "backprop_frame"},
     "backprop_frame update frame": {"rule": "backprop_frame", "update": "frame"},
@@ -39,6 +40,13 @@ METHODS = {
     "greedy replay": {"rule": "greedy", "replay": 2},
     "greedy replay slow": {"rule": "greedy", "replay": 3, "slow_down": [1, 1.5, 1], "vq_groups": 2, "vq_codes": 16},
     "frozen": {"rule": "backprop_shifted", "wiring": "dense", "train_units": "last"},
+    "sketched backprop_shifted": {"rule": "backprop_shifted", "wiring": "dense", **SKETCHED},
+    "sketched sideways": {"rule": "sideways", "wiring": "residual", **SKETCHED},
+    "sketched sideways pipelined": {**PIPELINED, "wiring": "concat", "probe_mode": "multi", **SKETCHED},
+    "sketched update frame": {**PIPELINED, "update": "frame", "wiring": "dense", "lr": 1e-3, **SKETCHED},
+    "sketched greedy": {"rule": "greedy", "head": "cnn", **SKETCHED},
+    "sketched greedy replay": {"rule": "greedy", "replay": 2, **SKETCHED},
+    "sketched cnn3d": {"rule": "backprop", "network": "cnn3d", "depth": None, **SKETCHED},
 }
 
 

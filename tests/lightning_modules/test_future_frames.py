@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightning import seed_everything
 from moving_clips import MovingClips, MovingData
-from test_action_recognition import Losses, SaveAndStop, same, trainer, weights
+from test_action_recognition import SKETCHED, Losses, SaveAndStop, same, trainer, weights
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
@@ -37,6 +37,8 @@ METHODS = {
     "pipelined update frame": {**PIPELINED, "wiring": "input", "update": "frame", "lr": 3e-3},
     "auto-encoding": {"rule": "sideways", "horizon": 0},
     "frozen": {"rule": "backprop_shifted", "wiring": "dense", "train_units": "last"},
+    "sketched backprop_shifted": {"rule": "backprop_shifted", "wiring": "unet", **SKETCHED},
+    "sketched pipelined": {**PIPELINED, "wiring": "dense", **SKETCHED},
 }
 ROWS = [("sideways", w) for w in PREDICTOR_WIRINGS] + [("backprop_shifted", "dense"), ("backprop_frame", "chain")]
 

@@ -54,7 +54,7 @@ def refused(content, config):
         ("checkpoint.montor", "did you mean 'checkpoint.monitor'?"),
         ("datas.x", "did you mean 'data'? Valid: seed_everything, trainer, model, data"),
         (f"{M}jjjj", "beside it are: network, pool, wiring, width, depth, reach"),
-        (f"{M}jjjj", "stash and 22 more"),
+        (f"{M}jjjj", "stash and 31 more"),
         (f"{M}learning_rate", f"did you mean '{M}lr'?"),
         (f"{M}temperature", "beside it are: "),
     ],
@@ -147,6 +147,20 @@ def test_an_experiment_with_everything_written_out_passes(digits):
 def test_other_tasks_are_checked_by_their_own_classes(future):
     check_space(read_space({f"{M}lr": LR, f"{M}lead": {"low": 0, "high": 3}, f"{M}wiring": ["unet", "chain"]}), future)
     assert f"{M}pool is no key of this experiment" in refused({f"{M}pool": ["max"]}, future)
+
+
+def test_sketches_are_searched_like_any_setting(digits):
+    """A share or a number of probes, with what goes with probes only where there are some."""
+    when = {"when": {f"{M}probes": [0.125, 8]}}
+    space = {
+        f"{M}rule": ["backprop_shifted"],
+        f"{M}probes": [0, 0.125, 8],
+        f"{M}probe_mode": {"choices": ["independent", "multi"], **when},
+        f"{M}compact": ["none", "norm"],
+    }
+    check_space(read_space(space), digits)
+    check_space(read_space({f"{M}probes": {"low": 0.01, "high": 0.5, "log": True}}), digits)
+    assert "probes 1.5; expected 0 (exact)" in refused({f"{M}probes": [0.5, 1.5]}, digits)
 
 
 def test_data_is_made_once_where_only_the_model_varies(digits, monkeypatch):
