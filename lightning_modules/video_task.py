@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
@@ -36,15 +35,14 @@ from lightning_modules.execution import (
 from lightning_modules.execution.clip_loss import Loss
 from lightning_modules.execution.greedy import stage_modules
 from lightning_modules.execution.team import Team
-from lightning_modules.layers.xconv import draws_state, kept_exact, load_draws_state, set_probes
+from lightning_modules.layers.xconv import draws_state, kept_exact, load_draws_state
 from lightning_modules.metrics.codebooks import codebook_figures
 from lightning_modules.metrics.gradients import gradient_health, is_logged, with_all_edges
-from lightning_modules.metrics.sketch_choice import SketchChoice, choice_table, choose_layers
 from lightning_modules.metrics.sketch_health import left_as_it_is, sketch_figures, sketches_now
 from lightning_modules.networks import ClipNetwork, UnitNetwork
 from lightning_modules.networks.heads import HEADS
 from lightning_modules.networks.local_modules import LocalModules, cut_for_rule
-from lightning_modules.networks.sketched import Sketching, sketch_network
+from lightning_modules.networks.sketched import Sketching
 from lightning_modules.optimisation import (
     LAG_STRENGTH,
     MOMENTUM,
@@ -58,6 +56,7 @@ from lightning_modules.optimisation import (
     set_gradients,
 )
 from lightning_modules.rules import ORDERS, Rule, backprop_shifted, make_rule
+from lightning_modules.sketched_training import SketchedTraining
 from lightning_modules.stream_state import StreamState
 
 Batch = Mapping[str, Any]
@@ -203,8 +202,7 @@ class VideoTask(LightningModule, ABC):
         self.network = self.build_network()
         cut_for_rule(self.network, self.hparams, local=self.rule.local, heads=self.heads, zero=self.zero_start)
         check_combination(self.network, self.rule, executor)
-        self._sketching = sketch_network(self.network, self.hparams, executor)
-        self._choices: list[SketchChoice] = []
+        self._sketching = SketchedTraining(self.network, self.hparams, executor)
         check_settings(
             self.network,
             optimizer=optimizer,
@@ -328,7 +326,8 @@ class VideoTask(LightningModule, ABC):
         return updates or 1
 
     def on_fit_start(self) -> None:
-        """Remember the weights at the start, from which `weight_change` is measured."""
+        """Remember the weights at the start, from which `weight_change` is measured; choose what sketches."""
+        self._sketching.choose(data_shape(self.trainer.datamodule, clips=isinstance(self.network, ClipNetwork)))  # type: ignore[attr-defined]
         if self.hparams["log_gradients_every"] and not self._start_weights:
             self._start_weights = {name: p.detach().clone() for name, p in self.network.named_parameters()}
 
@@ -341,18 +340,6 @@ class VideoTask(LightningModule, ABC):
             if name in self._restored_gradients:
                 p.grad = self._restored_gradients[name].to(p)
         self._restored_gradients = {}
-        self._choose_sketches(data_shape(self.trainer.datamodule, clips=isinstance(self.network, ClipNetwork)))  # type: ignore[attr-defined]
-
-    def _choose_sketches(self, shape: tuple[int, ...] | None) -> None:
-        """Choose which convolutions sketch, and say so, once the data's size is known."""
-        if shape is None or self._choices or self.team.draws or not self._sketching.sketches:
-            return
-        probes, auto = self._sketching.first_probes, self._sketching.probe_layers == "auto"
-        self._choices = choose_layers(self.network, shape, probes, auto=auto)
-        each = "clip" if isinstance(self.network, ClipNetwork) else "frame"
-        rank_zero_info(
-            f"what convolutions keep of a {each} for their weights' gradients:\n{choice_table(self._choices)}"
-        )
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Find the batch's gradients under the rule and change the weights; one counted step per update."""
@@ -362,8 +349,9 @@ class VideoTask(LightningModule, ABC):
                 self._log_newest(_no_gradients(self.device), batch)  # the others may wait for it
             return
         batch, inputs = (batch, _no_inputs(self.device)) if self.team.draws else self.read(batch)
-        self._choose_sketches(tuple(inputs.video_BTCHW.shape[1 if isinstance(self.network, ClipNetwork) else 2 :]))
-        set_probes(self.network, self._sketching.probes_at(self.trainer.global_step))
+        if not self.team.draws:
+            self._sketching.choose(tuple(inputs.video_BTCHW.shape[1 if isinstance(self.network, ClipNetwork) else 2 :]))
+        self._sketching.set_probes_of(self.trainer.global_step)
         train = self._train_in_steps if self.rule.hands_over else self._train_clip
         result = train(batch, inputs, batch_idx)
         self.frames_seen += self.team.frames_of_all_clips(int(inputs.lengths_B.sum()))
@@ -520,7 +508,7 @@ class VideoTask(LightningModule, ABC):
 
     def _log_sketches(self, batch: Batch, inputs: Inputs, gradients: Mapping[str, Tensor]) -> None:
         """Log how far sketches' gradients are from exact ones, and these from all data's; nothing without sketches."""
-        if sketches := sketches_now(self.network, self._choices):
+        if sketches := sketches_now(self.network, self._sketching.choices):
             with left_as_it_is(self.network), kept_exact(self.network):
                 exact, *halves = [self.find_gradients(batch, part) for part in (inputs, *inputs.halves())]
             self.log_dict(sketch_figures(gradients, exact, halves, sketches))

@@ -18,10 +18,13 @@ from math import prod
 
 from torch import nn
 
+from lightning_modules.layers.probes import LOCAL_SIZE
 from lightning_modules.layers.xconv import set_probes, xconv_layers
 from lightning_modules.metrics.saved_by_layer import BATCH, FUNCTION, saved_by_layer
 
 _HEADINGS = ("layer", "input", "probes", "input KiB", "kept KiB", "kept as", "why")
+_LONG = 40  # convolutions from which those that stay exact are summed up
+_FEW = f"fewer than {LOCAL_SIZE} positions"
 _BYTES = 4
 _OTHERS = {BATCH: "the batch", FUNCTION: "a function between layers"}
 _NO_SKETCH = (
@@ -63,7 +66,8 @@ def choose_layers(network: nn.Module, shape: Sequence[int], probes: float, *, au
         network: converted by `to_xconv`; its layers' `is_chosen` are set.
         shape: of one sample: (C, H, W), for a network of clips (T, C, H, W).
         probes: as in `to_xconv`, above 0.
-        auto: leave those out that would save nothing because somebody else keeps their input.
+        auto: leave those out that would save nothing because somebody else keeps their input, and those of so few
+            positions that there is little to save and much noise to pay.
     """
     trial = copy.deepcopy(network)
     set_probes(trial, probes)
@@ -73,7 +77,8 @@ def choose_layers(network: nn.Module, shape: Sequence[int], probes: float, *, au
         if row.name in layers:
             made = tried[row.name].sketch_of(row.input_shape)
             pinned_by = row.pinned_by if auto else ()
-            why = _why_not(layers[row.name].is_chosen, made is not None, pinned_by)
+            few = auto and prod(row.input_shape[2:]) < LOCAL_SIZE
+            why = _why_not(layers[row.name], made is not None, pinned_by) or (_FEW if few else "")
             size = made.stored_bytes(row.input_shape[1]) if made else 0
             numbers = row.input_shape[1:]
             choices.append(
@@ -81,13 +86,15 @@ def choose_layers(network: nn.Module, shape: Sequence[int], probes: float, *, au
             )
             tried[row.name].probes = 1
             can_be_smaller = tried[row.name].sketch_of(row.input_shape) is not None
-            layers[row.name].is_chosen &= can_be_smaller and not pinned_by
+            layers[row.name].is_chosen &= can_be_smaller and not pinned_by and not few
     return choices
 
 
-def _why_not(chosen: bool, smaller: bool, pinned_by: Sequence[str]) -> str:
-    if not chosen:
+def _why_not(layer: nn.Module, smaller: bool, pinned_by: Sequence[str]) -> str:
+    if not layer.is_chosen:
         return "not asked for"
+    if not any(p.requires_grad for p in layer.parameters()):
+        return "its weights do not train"
     if not smaller:
         return "a sketch would be no smaller"
     if not pinned_by:
@@ -99,10 +106,15 @@ def _why_not(chosen: bool, smaller: bool, pinned_by: Sequence[str]) -> str:
 def choice_table(choices: Sequence[SketchChoice]) -> str:
     """Return a table for the terminal: a line for each convolution and one for all; below it what to do about none."""
     lines = [list(_HEADINGS)]
-    for c in choices:
+    is_short = len(choices) <= _LONG
+    for c in choices if is_short else [c for c in choices if c.sketched]:
         shape, size = "x".join(map(str, c.input_shape)), _kib(c.input_bytes)
         made = [str(c.probes), size, _kib(c.sketch_bytes), "sketch", ""]
         lines.append([c.name, shape, *(made if c.sketched else ["-", size, size, "input", c.why])])
+    for why in [] if is_short else dict.fromkeys(c.why for c in choices if not c.sketched):
+        same = [c for c in choices if c.why == why]
+        size = _kib(sum(c.input_bytes for c in same))
+        lines.append([f"{len(same)} more", "", "-", size, size, "input", why])
     kept_bytes = sum(c.sketch_bytes if c.sketched else c.input_bytes for c in choices)
     lines.append(["all", "", "", _kib(sum(c.input_bytes for c in choices)), _kib(kept_bytes), "", ""])
     widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADINGS))]

@@ -167,7 +167,7 @@ def test_channels_last(mode):
     for layout in (torch.contiguous_format, torch.channels_last):
         module = model(**SKETCHED, probe_mode=mode).double()
         module.network.to(memory_format=layout)
-        module._choose_sketches((1, 16, 16))
+        module._sketching.choose((1, 16, 16))
         set_probes(module.network, 0.25)
         of = batch()
         found.append(gradients(module, of))
@@ -274,7 +274,7 @@ def test_layers_that_are_chosen_draw(data, layers, drawn, tmp_path):
 @pytest.mark.parametrize("data", [ToyData, SizedData])
 def test_a_table_is_said_once_before_training(data, tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr("lightning_modules.video_task.rank_zero_info", said.append)
+    monkeypatch.setattr("lightning_modules.sketched_training.rank_zero_info", said.append)
     fitted(tmp_path, SKETCHED, data())
     assert [text.splitlines() for text in said] == [
         [

@@ -1,5 +1,7 @@
 """Which convolutions sketch: what is said of them is what autograd then keeps, byte for byte."""
 
+from math import prod
+
 import pytest
 import torch
 from torch import nn
@@ -56,7 +58,8 @@ def test_who_keeps_an_input_too(wiring):
 def test_bytes_are_those_that_autograd_keeps(wiring, level):
     """Auto saves what it says, and the same bytes as sketching all but what the batch keeps: nothing was left out."""
     options = {"network": "cnn3d", "depth": None, "rule": "backprop"} if wiring == "cnn3d" else {"wiring": wiring}
-    shape, batch = CLIP if wiring == "cnn3d" else FRAME, 3
+    # So large that every map has positions enough to be worth a sketch.
+    shape, batch = CLIP if wiring == "cnn3d" else (1, 32, 32), 3
     saved, choices = {}, {}
     for auto in (True, False):
         of = network(**options, compact=level)
@@ -146,3 +149,24 @@ def test_table():
         "no convolution keeps a sketch, and all gradients are exact: activation relu with compact relu or norm "
         "frees inputs, probe_layers all sketches all the same"
     )
+
+
+def test_auto_leaves_out_maps_of_few_positions():
+    """A frame of 8 x 8 has 2 x 2 left before unit 3: asked for by name it sketches, by itself it does not."""
+    few = {}
+    for auto in (True, False):
+        of = network(wiring="chain", compact="norm")
+        few[auto] = {c.name: c for c in choose_layers(of, (1, 8, 8), 0.25, auto=auto) if prod(c.input_shape[1:]) < 16}
+    assert few[True]
+    assert all(not c.sketched and c.why == "fewer than 16 positions" for c in few[True].values())
+    assert any(c.sketched for c in few[False].values())
+
+
+def test_a_long_table_sums_up_what_stays_exact():
+    of = network(network="x3d", depth=None, rule="backprop", compact="norm", pool="avg")
+    choices = choose_layers(of, (4, 1, 32, 32), 0.25, auto=True)
+    lines = choice_table(choices).splitlines()
+    assert len(choices) > 100
+    assert len(lines) <= 3 + sum(c.sketched for c in choices) + len({c.why for c in choices})
+    more = sum(int(line.split()[0]) for line in lines if " more " in line)
+    assert more == sum(not c.sketched for c in choices)

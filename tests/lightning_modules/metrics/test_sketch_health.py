@@ -263,7 +263,7 @@ def test_exact_gradients_have_no_error_and_the_noise_of_halves(monkeypatch):
     batch = {"video": torch.rand(5, 6, 1, 16, 16, generator=generator), "label": torch.tensor([0, 1, 0, 1, 1])}
     batch["length"] = torch.tensor([6, 5, 6, 4, 6])
     inputs = task.inputs(batch)
-    task._choose_sketches((1, 16, 16))
+    task._sketching.choose((1, 16, 16))
     set_probes(task.network, 0.25)
 
     def exact(part):
