@@ -138,7 +138,7 @@ def test_identity_probes_give_the_input_back(shape, mode, budget, center):
     torch.testing.assert_close(got, x, rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("center", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("mode", MODES)
 def test_mean_of_what_comes_back_is_the_input(mode, center):
     x, probes = activation(2, 3, 4, 4) + 1, Probes(12, mode, center=center)

@@ -199,7 +199,7 @@ def layouts(x):
 
 
 @pytest.mark.parametrize(("mode", "batch"), WAYS)
-@pytest.mark.parametrize("budget", [1, 2**20])
+@pytest.mark.parametrize("budget", [pytest.param(1, marks=pytest.mark.slow), 2**20])
 @pytest.mark.parametrize("name", ["all uneven", "groups", "replicate", "transposed, stride"])
 def test_every_layout_of_input_and_gradient(monkeypatch, name, mode, batch, budget):
     layer, x = made(name, batch)
@@ -267,7 +267,10 @@ def test_gradcheck_of_input_and_bias(name):
     assert torch.autograd.gradcheck(output, (x.requires_grad_(), layer.bias))
 
 
-@pytest.mark.parametrize("name", ["transposed, stride", "transposed, groups", "transposed 3d"])
+@pytest.mark.parametrize(
+    "name",
+    ["transposed, stride", *(pytest.param(n, marks=pytest.mark.slow) for n in ("transposed, groups", "transposed 3d"))],
+)
 def test_gradcheck_of_input_and_bias_transposed(name):
     test_gradcheck_of_input_and_bias(name)
 

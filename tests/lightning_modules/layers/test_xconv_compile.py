@@ -48,7 +48,7 @@ def assert_equal(found, wanted):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("mode", ["local", "multi", *(pytest.param(m, marks=pytest.mark.slow) for m in MODES[1::2])])
+@pytest.mark.parametrize("mode", ["local", *(pytest.param(m, marks=pytest.mark.slow) for m in MODES[1:])])
 def test_draws_and_gradients_are_those_without(mode, backend):
     plain, compiled = network(mode), network(mode)
     run = torch.compile(compiled, backend=backend, fullgraph=True)
@@ -62,12 +62,14 @@ def test_draws_and_gradients_are_those_without(mode, backend):
     assert all(torch.equal(draws_state(plain)[name], key) for name, key in draws_state(compiled).items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_in_small_pieces_and_without_means(backend):
     plain, compiled = (network("multi", 1, center=True) for _ in range(2))
     assert_equal(step(compiled, torch.compile(compiled, backend=backend, fullgraph=True)), step(plain, plain))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_compiled_once_for_all_steps_and_again_for_other_probes(backend):
     plain, compiled = network(), network()
@@ -95,6 +97,7 @@ def test_without_gradients_nothing_is_drawn(monkeypatch):
     assert not any(key[2] for key in draws_state(module).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_under_autocast(backend):
     plain, compiled = network(), network()

@@ -136,7 +136,7 @@ LAYOUTS = [torch.contiguous_format, torch.channels_last]
 @pytest.mark.parametrize("center", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("channels", "outputs"), [(8, 8), (2, 48), (16, 2)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_what_there_is_for_a_moment_stays_within_the_budget(mode, channels, outputs, layout, center, dtype):
     layer = nn.Conv2d(channels, outputs, 3, padding=1).to(dtype)
     x = torch.randn(64, channels, 16, 16, dtype=dtype).to(memory_format=layout)

@@ -62,8 +62,13 @@ def test_mean_of_600_draws_is_the_gradient(mode):
     assert Trial().error_of_the_mean(Probes(128, mode)) < BOUND
 
 
+FAST = "stride and not square"
+
+
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", [name for name in CONVOLUTIONS if name != "as specified"])
+@pytest.mark.parametrize(
+    "name", [FAST, *(pytest.param(n, marks=pytest.mark.slow) for n in [*CONVOLUTIONS][1:] if n != FAST)]
+)
 def test_mean_is_the_gradient_for_every_kind_of_convolution(name, mode):
     assert Trial(name).error_of_the_mean(Probes(128, mode), 300) < BOUND
 
@@ -123,8 +128,8 @@ def test_four_times_the_probes_halve_the_error(mode):
     assert few / many == pytest.approx(2, rel=0.1)
 
 
-@pytest.mark.parametrize("name", ["as specified", "3d", "groups"])
-@pytest.mark.parametrize("batch", [2, 8])
+@pytest.mark.parametrize("name", ["as specified", *(pytest.param(n, marks=pytest.mark.slow) for n in ("3d", "groups"))])
+@pytest.mark.parametrize("batch", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_equal_stored_floats_err_alike(name, batch):
     trial = Trial(name, batch)
     channels = trial.layer.in_channels
