@@ -35,7 +35,7 @@ from lightning_modules.execution import (
 from lightning_modules.execution.clip_loss import Loss
 from lightning_modules.execution.greedy import stage_modules
 from lightning_modules.execution.team import Team
-from lightning_modules.layers.xconv import draws_state, kept_exact, load_draws_state
+from lightning_modules.layers.xconv import draws_state, kept_exact, load_draws_state, set_replica
 from lightning_modules.metrics.codebooks import codebook_figures
 from lightning_modules.metrics.gradients import gradient_health, is_logged, with_all_edges
 from lightning_modules.metrics.sketch_health import left_as_it_is, sketch_figures, sketches_now
@@ -117,8 +117,9 @@ class VideoTask(LightningModule, ABC):
         vq_decay: share of the past in the codebooks' running means.
         probes: of convolutions' weight gradients: they keep a sketch of their input by so many random probes; below 1
             the share of the input's numbers that is kept; 0: the input, exact (XConv).
-        probe_warmup: updates before the first sketch, exact until then.
-        probe_schedule: probes from an update on, by its number, such as {0: 0, 500: 0.125}; in place of these two.
+        probe_warmup: updates (batches where weights move at every tick) before the first sketch, exact until then.
+        probe_schedule: probes from an update (such a batch) on, by its number, such as {0: 0, 500: 0.125}; in place of
+            these two.
         probe_layers: auto (where it saves bytes), all, or a list of names of convolutions or patterns.
         probe_mode: local (of a few positions of one sample), independent, multi or orthogonal (shared by all samples).
         probe_center: sketch what is left without the channels' means, and keep these: smaller errors.
@@ -327,7 +328,9 @@ class VideoTask(LightningModule, ABC):
 
     def on_fit_start(self) -> None:
         """Remember the weights at the start, from which `weight_change` is measured; choose what sketches."""
-        self._sketching.choose(data_shape(self.trainer.datamodule, clips=isinstance(self.network, ClipNetwork)))  # type: ignore[attr-defined]
+        set_replica(self.network, self.team.replica)
+        shape = data_shape(self.trainer.datamodule, clips=isinstance(self.network, ClipNetwork))  # type: ignore[attr-defined]
+        self._sketching.choose(shape, sees_batches=not self.team.is_asynchronous)
         if self.hparams["log_gradients_every"] and not self._start_weights:
             self._start_weights = {name: p.detach().clone() for name, p in self.network.named_parameters()}
 

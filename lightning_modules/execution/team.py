@@ -35,6 +35,11 @@ class Team:
         return 1
 
     @property
+    def replica(self) -> int:
+        """Which of the copies is here, from 0."""
+        return 0
+
+    @property
     def has_output(self) -> bool:
         """Whether outputs and losses are found in this process."""
         return self.stage is None or self.stage.has_output

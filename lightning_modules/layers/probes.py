@@ -5,8 +5,8 @@ X E is what is kept. As E E^T has the mean r I, what is got back, X~ = (X E) E^T
 number that is linear in it (arXiv 2106.06998, methods.md section 5):
 
     mode          a probe covers                   kept of each sample     probes of one convolution
-    local         16 positions of one sample,      r numbers a channel     (16, r) for each sample [D], local_probes.py
-                  in all its channels
+    local         about 16 positions of one        r numbers a channel     (16, r) for each sample [D], local_probes.py
+                  sample, in all its channels
     independent   all N positions of a channel     r numbers a channel     (N, r), the same for every channel [C]
     multi         all ci N elements                r numbers               (ci N, r) [P]
     orthogonal    the elements of a block of       r numbers               (ci N / blocks, r) in all, for min(r, ci)
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 MODES = ("local", "independent", "multi", "orthogonal")
-LOCAL_SIZE = 16  # positions that a local probe covers at least, where there are so many
+LOCAL_SIZE = 16  # positions that a local probe covers, about
 CHUNK = 8  # probes drawn from one seed at most
 BUDGET_BYTES = 16 * 2**20
 _LARGE = 2**13  # elements of probes that are drawn one by one
@@ -55,7 +55,7 @@ class Probes:
     """
 
     count: int
-    mode: str = "independent"
+    mode: str
     budget_bytes: int = BUDGET_BYTES
     center: bool = False
     half: bool = False
@@ -63,11 +63,16 @@ class Probes:
 
     @classmethod
     def of(cls, count: int, mode: str, positions: int, **options: Any) -> "Probes":
-        """Return so many probes over so many positions; local ones as near to it as equal blocks allow."""
+        """Return so many probes over so many positions; local ones as near to it as equal blocks allow.
+
+        Blocks have about `LOCAL_SIZE` positions: so many that each has a whole number of probes, at least one.
+        """
         if mode != "local":
             return cls(count, mode, **options)
-        blocks = max(1, min(-(-positions // LOCAL_SIZE), count))
-        return cls(blocks * max(1, round(count / blocks)), mode, blocks=blocks, **options)
+        each = max(1, round(count * min(LOCAL_SIZE / max(1, positions), 1)))
+        size = -(-positions // max(1, round(count / each)))
+        blocks = max(1, -(-positions // max(1, size)))
+        return cls(blocks * each, mode, blocks=blocks, **options)
 
     @property
     def a_channel(self) -> bool:
@@ -82,16 +87,10 @@ class Probes:
         """Return how many elements the local probes of a sample of (B, C, *S) cover together."""
         return self.count * self.local_size(shape)
 
-    def stored_floats(self, channels: int) -> int:
-        """Return the numbers that are kept of each sample."""
-        return self.count * (channels if self.a_channel else 1) + (channels if self.center else 0)
-
     def stored_bytes(self, channels: int, itemsize: int = 4) -> int:
         """Return the bytes that are kept of each sample of an activation whose numbers have so many."""
-        means = channels if self.center else 0
-        return (self.stored_floats(channels) - means) * (
-            2 if self.half and itemsize == 4 else itemsize
-        ) + means * itemsize
+        numbers, means = self.count * (channels if self.a_channel else 1), channels if self.center else 0
+        return numbers * (2 if self.half and itemsize == 4 else itemsize) + means * itemsize
 
     def means(self, x: Tensor) -> Tensor | None:
         """Return what is taken away first, (B, C); None where nothing is."""
@@ -152,6 +151,7 @@ def gaussian_fields(
     fields = torch.empty(count, elements, dtype=dtype, device=device)
     numbers = key.tolist()
     step = chunk(elements)
+    assert first % step == 0, "a piece starts inside a chunk: its seed would be another's"
     for start in range(0, count, step):
         generator.manual_seed(_seed([*numbers, block, (first + start) // step]))
         part = fields[start : start + step]
@@ -184,10 +184,16 @@ class Fields:
         self._dtype, self._device, self._itemsize = like.dtype, like.device, like.element_size()
         self._kept: dict[tuple[int, int], Tensor] = {}
 
-    def pieces(self, count: int, elements: int) -> list[range]:
-        """Return the pieces in which probes over so many elements are drawn."""
-        least = chunk(elements)
-        step = max(1, self._budget // (elements * self._itemsize * least)) * least if elements else count
+    def pieces(self, count: int, elements: int, beside: int = 0) -> list[range]:
+        """Return the pieces in which probes over so many elements are drawn.
+
+        Args:
+            count: of probes.
+            elements: that each covers.
+            beside: elements of what is made of each probe, which must fit the budget too.
+        """
+        least, size = chunk(elements), max(elements, beside) * self._itemsize
+        step = max(1, self._budget // (size * least)) * least if size else max(1, count)
         return [range(first, min(first + step, count)) for first in range(0, count, step)]
 
     def __call__(self, block: int, piece: range, elements: int) -> Tensor:

@@ -1,20 +1,13 @@
-"""XConv: convolutions that keep a sketch of their input instead of the input, and estimate their weight's gradient.
+"""XConv: a network whose convolutions keep sketches of their inputs (arXiv 2106.06998, methods.md section 5).
 
-    forward    y = conv(x, w)        kept: X E and the probes' key            exact
-    backward   input, bias           need no x                                exact
-               weight                conv_weight_gradient(X~, dY)             X~ = (X E) E^T / r (probes.py)
-
-The weight's gradient is linear in x, so that it is unbiased whatever the kernel, stride, padding, dilation and groups
-(arXiv 2106.06998, methods.md section 5; the exact form [D]: the public code shifts flattened images, which is biased).
-For `multi` probes the same number comes from the contraction (X E)^T dY, r samples instead of B: the cheaper is taken.
-
-A network is converted by `to_xconv`: a layer's class changes, and its parameters, hooks and names stay. With
-`probes` 0, without a graph, or where the sketch would be no smaller than the input, a layer is torch's own.
+The convolution itself is sketched_convolution.py. Here torch's layers become layers that call it, by `to_xconv`: a
+layer's class changes, and its parameters, hooks and names stay. With `probes` 0, without a graph, or where the sketch
+would be no smaller than the input, a layer is torch's own.
 
 Draws: the n-th use of a layer has the key (seed, number of the layer, n). No global generator is touched, so that the
 same seed gives the same gradients in one process or in several, and `draws_state` is all that a resume needs.
 
-Shape legend: B samples, C input channels (ci), O output channels (co), S spatial sizes, N their product, r probes.
+Shape legend: B samples, C input channels (ci), S spatial sizes.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,148 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.layers import local_probes, shared_probes
 from lightning_modules.layers.convolution import Geometry
 from lightning_modules.layers.probes import (
     BUDGET_BYTES,
     MODES,
-    Draw,
-    Fields,
     Probes,
-    gaussian_fields,
-    samples_at_once,
 )
-
-
-def estimated_weight_gradient(
-    kept: Tensor,
-    means: Tensor | None,
-    grad: Tensor,
-    weight: Tensor,
-    geometry: Geometry,
-    shape: Sequence[int],
-    probes: Probes,
-    fields: Fields,
-) -> Tensor:
-    """Return an unbiased estimate of a convolution's weight gradient from a sketch of its input.
-
-    methods.md section 5, "Exact estimator" [D].
-
-    Args:
-        kept: `sketch` of the input, (B, C, r) or (B, r).
-        means: of the input's channels, (B, C), where the sketch is without them.
-        grad: gradient of the output, (B, O, *S').
-        weight: for its shape.
-        geometry: of the convolution.
-        shape: of the input with its border, (B, C, *S).
-        probes: how many, and of what kind.
-        fields: the probes that the sketch was made with.
-    """
-    # Sums of many parts: half precision adds up in single.
-    total = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
-    if not grad.numel() or not prod(shape):
-        return total.to(weight.dtype)
-    if probes.mode == "multi" and means is None and probes.count <= len(kept):
-        n = prod(shape[1:])
-        # Pieces are of probes and of outputs contracted with them: the larger of the two fits the budget.
-        for piece in fields.pieces(probes.count, max(n, prod(grad.shape[1:]))):
-            columns = kept[:, piece.start : piece.stop].T / probes.count
-            # What has no name is gone before the next is made.
-            total += geometry.weight_gradient(
-                fields(0, piece, n).view(len(piece), *shape[1:]),
-                weight,
-                (columns @ grad.flatten(1)).view(len(piece), *grad.shape[1:]),
-            )
-        return total.to(weight.dtype)
-    step = samples_at_once(shape, probes, kept.element_size())
-    for first in range(0, len(kept), step):
-        some = range(first, min(first + step, len(kept)))
-        total += geometry.weight_gradient(
-            _expanded(kept, means, some, shape, probes, fields), weight, grad[some.start : some.stop]
-        )
-    return total.to(weight.dtype)
-
-
-def _expanded(
-    kept: Tensor, means: Tensor | None, some: range, shape: Sequence[int], probes: Probes, fields: Fields
-) -> Tensor:
-    """Return X~ of some samples."""
-    place = slice(some.start, some.stop)
-    kept, means = kept[place], None if means is None else means[place]
-    if probes.mode == "local":
-        return local_probes.expand(kept, means, shape, probes, fields, some)
-    return shared_probes.expand(kept, means, shape[1:], probes, fields)
-
-
-class _SketchedConvolution(torch.autograd.Function):
-    """The convolution that keeps a sketch; nothing where the weight requires no gradient."""
-
-    @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        key: Tensor,
-        geometry: Geometry,
-        probes: Probes,
-        draw: Draw,
-    ) -> Tensor:
-        bordered = geometry.bordered(x)
-        if ctx.needs_input_grad[1]:
-            means = probes.means(bordered)
-            sketch = (local_probes if probes.mode == "local" else shared_probes).sketch
-            kept = sketch(bordered, means, probes, Fields(probes, key, bordered, draw))
-            kept = kept.bfloat16() if probes.half and kept.dtype == torch.float32 else kept
-            ctx.save_for_backward(weight, kept, means, key)
-        else:
-            ctx.save_for_backward(weight, None, None, None)
-        ctx.shape, ctx.bordered_shape = x.shape, bordered.shape
-        ctx.geometry, ctx.probes, ctx.draw = geometry, probes, draw
-        return geometry(bordered, weight, bias)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        weight, kept, means, key = ctx.saved_tensors
-        geometry: Geometry = ctx.geometry
-        of_x = of_weight = of_bias = None
-        if ctx.needs_input_grad[0]:
-            of_x = geometry.without_border(geometry.input_gradient(ctx.bordered_shape, weight, grad), ctx.shape)
-        if ctx.needs_input_grad[1]:
-            kept = kept.to(weight.dtype)
-            fields = Fields(ctx.probes, key, kept, ctx.draw)
-            of_weight = estimated_weight_gradient(
-                kept, means, grad, weight, geometry, ctx.bordered_shape, ctx.probes, fields
-            )
-        if ctx.needs_input_grad[2]:
-            of_bias = grad.sum([d for d in range(grad.dim()) if d != 1])
-        return of_x, of_weight, of_bias, None, None, None, None
-
-
-def sketched_convolution(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    geometry: Geometry,
-    probes: Probes,
-    key: Tensor,
-    draw: Draw = gaussian_fields,
-) -> Tensor:
-    """Return the convolution (B, O, *S') of x (B, C, *S); its backward estimates the weight's gradient.
-
-    methods.md section 5 [D]. Differentiable once.
-
-    Args:
-        x: input.
-        weight: as torch has it for such a convolution; where it requires no gradient, nothing is kept.
-        bias: (O,), or None.
-        geometry: stride, padding and so on.
-        probes: how the input is sketched.
-        key: whole numbers on the CPU from which probes are drawn.
-        draw: `gaussian_fields`, or probes of one's own.
-    """
-    return _SketchedConvolution.apply(x, weight, bias, key, geometry, probes, draw)
+from lightning_modules.layers.sketched_convolution import sketched_convolution
 
 
 def check_probes(probes: float) -> None:
@@ -189,7 +47,7 @@ def _lowered(x: Tensor) -> Tensor:
 
 
 class _Sketched(nn.Module):
-    """What a convolution of torch becomes: with probes it keeps a sketch of its input (see the file's top).
+    """What a convolution of torch becomes: with probes it keeps a sketch of its input .
 
     Attributes:
         probes: number of them; below 1 the share of the input's numbers that is kept; 0: exact.
@@ -199,6 +57,7 @@ class _Sketched(nn.Module):
         keeps_half: sketches of float32 are kept in bfloat16.
         budget_bytes: what probes, and what is got back from them at a time, may take: half of it each.
         key: (4,) seed, number of the layer, uses, and whether the last use may be computed again in a backward pass.
+        replica: which copy of the network this is, where several learn from other samples: each draws its own probes.
     """
 
     probes: float
@@ -208,6 +67,7 @@ class _Sketched(nn.Module):
     keeps_half: bool
     budget_bytes: int
     key: Tensor
+    replica: int
 
     def sketch_of(self, shape: Sequence[int], itemsize: int = 4) -> Probes | None:
         """Return how an input (B, C, *S) is sketched; None where a sketch would be no smaller.
@@ -277,7 +137,8 @@ class _Sketched(nn.Module):
         if not (is_again and self.key[3]):
             self.key[2] += 1
         self.key[3] = not is_again
-        return self.key[:3].clone()
+        key = self.key[:3].clone()
+        return torch.cat([key, key.new_tensor([self.replica])]) if self.replica else key
 
     def extra_repr(self) -> str:
         """Say the probes too."""
@@ -374,11 +235,20 @@ def to_xconv(
         )
         layer.is_chosen = any(fnmatchcase(name, pattern) for pattern in layers)
         layer.key = torch.tensor([seed % 2**63, number, 0, 0], dtype=torch.int64)
+        layer.replica = 0
     return [name for name, layer in xconv_layers(network).items() if layer.is_chosen]
+
+
+def set_replica(network: nn.Module, replica: int) -> None:
+    """Let a copy of a network draw other probes than its twins, so that the mean over copies averages their errors."""
+    for layer in xconv_layers(network).values():
+        layer.replica = replica
 
 
 def set_probes(network: nn.Module, probes: float) -> None:
     """Change the number of probes of all converted convolutions, from their next use on; 0: exact.
+
+    Not between a forward pass under activation checkpointing and its backward pass, which computes it again.
 
     Raises:
         ValueError: no number of probes.

@@ -62,6 +62,11 @@ class StageTeam(Team):
         return self.mesh.replicas
 
     @property
+    def replica(self) -> int:
+        """Which of the copies is here, from 0."""
+        return self.mesh.replica
+
+    @property
     def is_asynchronous(self) -> bool:
         """Whether stages train without waiting for one another."""
         return self.link is not None

@@ -33,7 +33,7 @@ def got_back(x, probes, draw=gaussian_fields, key=KEY):
 
 @pytest.mark.parametrize(
     ("count", "positions", "blocks", "each"),
-    [(8, 64, 4, 2), (9, 64, 4, 2), (10, 64, 4, 2), (11, 64, 4, 3), (1, 64, 1, 1), (3, 64, 3, 1), (5, 7, 1, 5)],
+    [(8, 64, 4, 2), (9, 64, 4, 2), (10, 64, 5, 2), (11, 64, 4, 3), (1, 64, 1, 1), (3, 64, 3, 1), (5, 7, 1, 5)],
 )
 def test_count_is_shared_out_in_equal_blocks(count, positions, blocks, each):
     probes = Probes.of(count, "local", positions)
@@ -43,9 +43,20 @@ def test_count_is_shared_out_in_equal_blocks(count, positions, blocks, each):
 @pytest.mark.parametrize("positions", [1, 15, 16, 17, 100, 1000])
 def test_blocks_are_of_16_positions_where_probes_are_enough(positions):
     probes = Probes.of(positions, "local", positions)
-    assert probes.blocks == -(-positions // LOCAL_SIZE)
-    assert probes.local_size((1, 1, positions)) <= LOCAL_SIZE
+    assert probes.count == pytest.approx(positions, rel=0.1)
+    assert min(positions, 13) <= probes.local_size((1, 1, positions)) <= LOCAL_SIZE + 3
     assert Probes.of(9, "multi", positions) == Probes(9, "multi")
+
+
+@pytest.mark.parametrize("positions", [64, 100, 256, 1024, 3136, 4096])
+def test_there_are_about_as_many_as_asked_for_and_no_block_is_empty(positions):
+    for percent in range(1, 60):
+        asked = round(positions * percent / 100)
+        if asked < 8:
+            continue
+        probes = Probes.of(asked, "local", positions)
+        assert probes.count == pytest.approx(asked, rel=0.2 if positions < 256 else 0.1), percent
+        assert (probes.blocks - 1) * probes.local_size((1, 1, positions)) < positions
 
 
 @pytest.mark.parametrize("center", [False, True])

@@ -102,8 +102,8 @@ def test_stored_floats_are_what_a_sketch_has(mode, floats, center):
     probes, x = Probes(10, mode, center=center), activation(3, 6, 4, 5)
     means = probes.means(x)
     kept = sketch(x, means, probes, Fields(probes, KEY, x))
-    assert probes.stored_floats(6) == floats + 6 * center
-    assert (kept.numel() + (0 if means is None else means.numel())) == 3 * probes.stored_floats(6)
+    assert probes.stored_bytes(6, 1) == floats + 6 * center
+    assert (kept.numel() + (0 if means is None else means.numel())) == 3 * probes.stored_bytes(6, 1)
     assert kept.untyped_storage().nbytes() == kept.nbytes
 
 
@@ -209,10 +209,10 @@ def test_probes_are_drawn_once_where_all_fit_the_budget():
 
 
 def test_samples_at_once_are_half_the_budget_and_never_none():
-    assert samples_at_once((9, 2, 5, 5), Probes(1, budget_bytes=2 * 3 * 50 * 4), 4) == 3
-    assert samples_at_once((9, 2, 5, 5), Probes(1, budget_bytes=1), 4) == 1
-    assert samples_at_once((9, 2, 0, 5), Probes(1), 4) == 9
-    assert samples_at_once((0, 2, 0), Probes(1), 4) == 1
+    assert samples_at_once((9, 2, 5, 5), Probes(1, "multi", budget_bytes=2 * 3 * 50 * 4), 4) == 3
+    assert samples_at_once((9, 2, 5, 5), Probes(1, "multi", budget_bytes=1), 4) == 1
+    assert samples_at_once((9, 2, 0, 5), Probes(1, "multi"), 4) == 9
+    assert samples_at_once((0, 2, 0), Probes(1, "multi"), 4) == 1
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -224,3 +224,8 @@ def test_large_sums_do_not_overflow_half_precision(mode, dtype):
     single, half = (got_back(x.to(kind), Probes(count, mode)).float() for kind in (torch.float32, dtype))
     assert half.isfinite().all()
     assert (half - single).norm() / single.norm() < (0.02 if dtype == torch.bfloat16 else 0.003)
+
+
+def test_a_piece_may_not_start_inside_a_chunk():
+    with pytest.raises(AssertionError, match="inside a chunk"):
+        gaussian_fields(KEY, 0, 4, 8, 6, torch.float32, CPU)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_modules.layers import sketched_convolution as estimator
 from lightning_modules.layers import xconv
 from lightning_modules.layers.probes import MODES, Probes
 from lightning_modules.layers.xconv import sketched_convolution, to_xconv
@@ -223,8 +224,8 @@ def test_output_keeps_the_memory_format():
 def test_contraction_is_taken_where_probes_are_no_more_than_samples(monkeypatch):
     layer, x = nn.Conv2d(2, 3, 3), torch.randn(6, 2, 5, 5)
     expansions = []
-    original = xconv._expanded
-    monkeypatch.setattr(xconv, "_expanded", lambda *args: expansions.append(args) or original(*args))
+    original = estimator._expanded
+    monkeypatch.setattr(estimator, "_expanded", lambda *args: expansions.append(args) or original(*args))
     for mode, count, expected in [("multi", 6, 0), ("multi", 7, 1), ("independent", 6, 1), ("orthogonal", 6, 1)]:
         expansions.clear()
         to_xconv(layer, count, mode=mode, seed=0)

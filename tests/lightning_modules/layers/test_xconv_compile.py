@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules.layers import xconv
+from lightning_modules.layers import sketched_convolution as estimator
 from lightning_modules.layers.probes import MODES
 from lightning_modules.layers.xconv import draws_state, set_probes, to_xconv
 
@@ -87,7 +87,7 @@ def test_compiled_once_for_all_steps_and_again_for_other_probes(backend):
 
 
 def test_without_gradients_nothing_is_drawn(monkeypatch):
-    for kind in (xconv.local_probes, xconv.shared_probes):
+    for kind in (estimator.local_probes, estimator.shared_probes):
         monkeypatch.setattr(kind, "sketch", lambda *args: pytest.fail("sketched"))
     module = network()
     run = torch.compile(module, backend="aot_eager", fullgraph=True)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_modules.layers import sketched_convolution as estimator
 from lightning_modules.layers import xconv
 from lightning_modules.layers.probes import MODES
 from lightning_modules.layers.xconv import (
@@ -15,6 +16,7 @@ from lightning_modules.layers.xconv import (
     kept_exact,
     load_draws_state,
     set_probes,
+    set_replica,
     to_xconv,
     xconv_layers,
 )
@@ -313,7 +315,7 @@ def test_without_a_graph_or_with_frozen_weights_nothing_is_drawn(keys, monkeypat
     with torch.inference_mode():
         module(frames())
     assert not keys
-    for kind in (xconv.local_probes, xconv.shared_probes):
+    for kind in (estimator.local_probes, estimator.shared_probes):
         monkeypatch.setattr(kind, "sketch", lambda *args: pytest.fail("sketched"))
     for parameter in module.parameters():
         parameter.requires_grad_(False)
@@ -454,3 +456,25 @@ def test_inputs_that_torch_refuses_are_refused_with_its_words(shape):
     with pytest.raises(RuntimeError) as found:
         sketched(torch.zeros(shape))
     assert str(found.value).splitlines()[0] == str(wanted.value).splitlines()[0]
+
+
+def test_replicas_draw_probes_of_their_own():
+    """So the mean over copies averages their errors; the first copy draws what one process draws."""
+    x = torch.randn(4, 3, 9, 9)
+
+    def gradient(replica, state=None):
+        layer = nn.Conv2d(3, 5, 3, bias=False)
+        nn.init.constant_(layer.weight, 0.5)
+        to_xconv(layer, 0.25, seed=1)
+        set_replica(layer, replica)
+        if state is not None:
+            load_draws_state(layer, state)
+        found = torch.autograd.grad(layer(x).square().sum(), layer.weight)[0]
+        return found, draws_state(layer)
+
+    first, state = gradient(0)
+    second, other = gradient(1)
+    assert not torch.allclose(first, second, rtol=0.01)
+    assert torch.equal(state["weight"], other["weight"])  # one checkpoint serves all copies
+    assert torch.equal(gradient(0, state)[0], gradient(0, other)[0])
+    assert not torch.allclose(gradient(0, state)[0], gradient(1, state)[0], rtol=0.01)

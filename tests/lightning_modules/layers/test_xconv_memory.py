@@ -28,7 +28,7 @@ def test_the_sketch_and_the_key_are_kept(dtype, mode, center, probes):
     layer, x = nn.Conv2d(4, 6, 3, stride=2).to(dtype), torch.randn(3, 4, 9, 8, dtype=dtype, requires_grad=True)
     exact = saved_bytes(layer, x)
     to_xconv(layer, probes, mode=mode, center=center, seed=0)
-    floats = 3 * layer.sketch_of(x.shape).stored_floats(4)
+    floats = 3 * layer.sketch_of(x.shape).stored_bytes(4, 1)
     assert exact == x.nbytes
     assert saved_bytes(layer, x) == floats * x.element_size() + KEY_BYTES
     assert floats < x.numel() / 4
@@ -41,7 +41,7 @@ def test_sketches_of_single_precision_may_be_kept_in_half(mode, center, dtype):
     layer, x = nn.Conv2d(4, 6, 3).to(dtype), torch.randn(3, 4, 9, 8, dtype=dtype)
     to_xconv(layer, 5, mode=mode, center=center, half=True, seed=0)
     means = 3 * 4 * x.element_size() if center else 0
-    numbers = 3 * layer.sketch_of(x.shape).stored_floats(4) - (12 if center else 0)
+    numbers = 3 * layer.sketch_of(x.shape).stored_bytes(4, 1) - (12 if center else 0)
     assert saved_bytes(layer, x) == numbers * (8 if dtype == torch.float64 else 2) + means + KEY_BYTES
     assert saved_bytes(layer, x) == 3 * layer.sketch_of(x.shape).stored_bytes(4, x.element_size()) + KEY_BYTES
 
@@ -123,7 +123,7 @@ def live_peaks(x, layer, grad, probes):
     key = torch.tensor([0, 0, 0])
     with Live() as forward:
         y = sketched_convolution(prepared, layer.weight, layer.bias, geometry, probes, key)
-    kept = probes.stored_floats(x.shape[1]) * len(x) * x.element_size()
+    kept = probes.stored_bytes(x.shape[1], 1) * len(x) * x.element_size()
     with Live() as backward:
         torch.autograd.grad(y, layer.weight, grad)
     return forward.peak - y.nbytes - kept, backward.peak
@@ -145,7 +145,7 @@ def test_what_there_is_for_a_moment_stays_within_the_budget(mode, channels, outp
     count = 200 if mode == "independent" else 48
     # Room for a chunk of probes of a sample's size, and no more than a third of the input or output gradient.
     budget = 2 * 10 * sample
-    sketch_bytes = Probes(count, mode, center=center).stored_floats(channels) * len(x) * x.element_size()
+    sketch_bytes = Probes(count, mode, center=center).stored_bytes(channels, 1) * len(x) * x.element_size()
     small = 4 * layer.weight.numel() * 4 + 2**13
     forward, backward = live_peaks(x, layer, grad, Probes(count, mode, budget, center))
     # The sketch is there twice while its parts are put together, and three times where means are taken away.

@@ -94,6 +94,20 @@ def test_mean_is_the_gradient_where_probes_are_contracted():
     assert Trial(batch=64).error_of_the_mean(Probes(64, "multi"), 400) < BOUND
 
 
+@pytest.mark.parametrize("outputs", [3, 64])
+@pytest.mark.parametrize("sketches", [24, 48])
+def test_contracted_in_pieces_the_same_probes_are_drawn(outputs, sketches):
+    """Outputs larger than probes make smaller pieces, which still begin where chunks of probes do."""
+    layer, x = nn.Conv2d(1, outputs, 3, padding=1), torch.randn(64, 1, 8, 8)
+    grad = torch.randn(64, outputs, 8, 8)
+    found = []
+    for budget in (2**26, 2 * 13 * outputs * 64 * 4, 2 * 64 * 4 * 20):
+        to_xconv(layer, sketches, mode="multi", seed=3, budget_bytes=budget)
+        found.append(torch.autograd.grad(layer(x), layer.weight, grad)[0])
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-4, atol=1e-3)
+
+
 def of_shifted_images(x, grad):
     """Return the weight gradient of a 3x3 convolution that shifts flattened images, whose rows then wrap around."""
     width = x.shape[-1]
@@ -133,8 +147,12 @@ def test_four_times_the_probes_halve_the_error(mode):
 def test_equal_stored_floats_err_alike(name, batch):
     trial = Trial(name, batch)
     channels = trial.layer.in_channels
-    independent, multi, orthogonal = Probes(8), Probes(8 * channels, "multi"), Probes(8 * channels, "orthogonal")
-    stored = {probes.stored_floats(channels) for probes in (independent, multi, orthogonal)}
+    independent, multi, orthogonal = (
+        Probes(8, "independent"),
+        Probes(8 * channels, "multi"),
+        Probes(8 * channels, "orthogonal"),
+    )
+    stored = {probes.stored_bytes(channels, 1) for probes in (independent, multi, orthogonal)}
     errors = [trial.mean_error(probes, 200) for probes in (independent, multi, orthogonal)]
     assert len(stored) == 1
     assert max(errors) / min(errors) < 1.25
