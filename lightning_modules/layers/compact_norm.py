@@ -29,6 +29,7 @@ from lightning_modules.layers.bit_packing import pack, packed_bytes, unpack
 
 BITS = 8
 PIECE_BYTES = 8 * 2**20  # of frames whose numbers are rounded, or got back, at a time
+_NATIVE = 0  # torch's number of the batch norm that is no library's
 _aten = torch.ops.aten
 
 
@@ -190,19 +191,14 @@ class _BatchNorm(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         codes, low, step, mean, rstd, reserve, weight, *running = ctx.saved_tensors
         x = restore(codes, low, step, ctx.shape, ctx.bits).to(ctx.dtype)
-        gradients = _aten._batch_norm_impl_index_backward(
-            ctx.implementation,
-            x,
-            grad_outputs[0],
-            weight,
-            *running,
-            mean,
-            rstd,
-            ctx.training,
-            ctx.eps,
-            list(ctx.needs_input_grad[:3]),
-            reserve,
-        )
+        needed = list(ctx.needs_input_grad[:3])
+        given = (weight, *running, mean, rstd, ctx.training, ctx.eps)
+        if ctx.implementation == _NATIVE:  # which torch.compile can trace for sizes that change
+            gradients = _aten.native_batch_norm_backward(grad_outputs[0], x, *given, needed)
+        else:
+            gradients = _aten._batch_norm_impl_index_backward(
+                ctx.implementation, x, grad_outputs[0], *given, needed, reserve
+            )
         return *gradients, None, None, None, None, None
 
 
