@@ -1,77 +1,24 @@
 """`skip-sideways probes`: how many probes a network's convolutions need, on its own data (XConv).
 
-layer           input    error at 0.0625  error at 0.125  noise  probes
-units.1.body.0  16x16x16           0.912           0.634  0.701      27
-
 Exact and sketched gradients of the same minibatches are compared, and nothing is trained or stored: probes are well
 chosen where the sketch's error is as large as the minibatch's own noise (methods.md section 5).
 """
 
 import argparse
-import json
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from math import ceil, floor, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.probes_report import Health, LayerHealth, report, write
+
 if TYPE_CHECKING:
     from lightning_modules.layers.probes import Probes
+    from lightning_modules.metrics.gradient_errors import GradientErrors
     from lightning_modules.metrics.sketch_choice import SketchChoice
-    from lightning_modules.metrics.sketch_health import GradientErrors
     from lightning_modules.video_task import VideoTask
 
 SHARES = (0.0625, 0.125, 0.25)
-
-
-@dataclass(frozen=True)
-class LayerHealth:
-    """What was measured of a convolution.
-
-    Args:
-        name: of the convolution.
-        input_shape: of one sample, (C, ...).
-        probes: number of them by share; shares at which a sketch is no smaller than the input are absent.
-        errors: relative, by share.
-        noise: of exact gradients, relative to the same norm.
-        suggested: fewest probes with an error of at most the noise; `most` where more were needed.
-        most: with which a sketch is smaller than the input.
-    """
-
-    name: str
-    input_shape: tuple[int, ...]
-    probes: dict[float, int]
-    errors: dict[float, float]
-    noise: float
-    suggested: int
-    most: int
-
-
-@dataclass(frozen=True)
-class Health:
-    """What was measured of a network.
-
-    Args:
-        layers: of each convolution that sketches.
-        left_exact: why the others do not, by name.
-        exact_age: mean squared distance of exact gradients to the mean gradient.
-        ages: the same of sketched ones, by share.
-        share: at which all sketches together add what is there anyway; 1 and more: none is small enough.
-        minibatches: that were read.
-        whole: whether these were all of the training set.
-        settings: that the task had not, and that the figures are about.
-    """
-
-    layers: list[LayerHealth]
-    left_exact: dict[str, str]
-    exact_age: float
-    ages: dict[float, float]
-    share: float
-    minibatches: int
-    whole: bool
-    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -137,8 +84,9 @@ def measure(task: "VideoTask", data: Any, options: argparse.Namespace) -> Health
     from tqdm import tqdm
 
     from lightning_modules.layers.xconv import kept_exact, set_probes
+    from lightning_modules.metrics.gradient_errors import GradientErrors
     from lightning_modules.metrics.sketch_choice import choose_layers
-    from lightning_modules.metrics.sketch_health import GradientErrors, sketches_now
+    from lightning_modules.metrics.sketch_health import sketches_now
     from lightning_modules.networks import ClipNetwork
     from lightning_modules.networks.local_modules import codebooks_kept
 
@@ -172,7 +120,7 @@ def measure(task: "VideoTask", data: Any, options: argparse.Namespace) -> Health
             f"{errors.count} minibatches gave {len(errors.layers)} of the sketched convolutions a gradient; expected 2 "
             "minibatches with clips, and convolutions that learn (--model.train_units all)"
         )
-    return _health(errors, choices, sketches, whole=count == len(loader))
+    return _health(errors, choices, sketches, whole=count == len(loader) and not _leaves_clips_out(loader))
 
 
 def _loader(data: Any) -> Any:
@@ -181,6 +129,11 @@ def _loader(data: Any) -> Any:
     data.prepare_data()
     data.setup("fit")
     return data.train_dataloader()
+
+
+def _leaves_clips_out(loader: Any) -> bool:
+    """Whether a last, smaller minibatch is dropped."""
+    return getattr(loader, "drop_last", False) and len(loader.sampler) % loader.batch_size > 0
 
 
 def _batches(loader: Any, count: int, device: Any) -> Iterator[Any]:
@@ -198,12 +151,15 @@ def _sketched(choices: "Sequence[SketchChoice]") -> list[str]:
     Raises:
         ValueError: there are none, and why.
     """
+    from lightning_modules.metrics.sketch_choice import FROZEN
+
     if found := [c.name for c in choices if c.sketched]:
         return found
-    why = "".join(f"\n  {c.name}: {c.why}" for c in choices) or "\n  it has no convolution"
+    why = "".join(f"\n  {c.name}: {c.why}" for c in choices)
+    trains = "--model.train_units all, " if any(c.why == FROZEN for c in choices) else ""
     raise ValueError(
-        f"no convolution of this network would keep a sketch:{why}\n  use --model.compact relu or norm, smaller "
-        "--shares, or --model.probe_layers all"
+        f"no convolution of this network would keep a sketch:{why}\n  use {trains}--model.compact relu or norm, "
+        "smaller --shares, or --model.probe_layers all"
     )
 
 
@@ -214,7 +170,7 @@ def _health(
     *,
     whole: bool,
 ) -> Health:
-    from lightning_modules.metrics.sketch_health import (
+    from lightning_modules.metrics.suggested_probes import (
         all_probes,
         most_probes,
         one_probe_error,
@@ -246,54 +202,6 @@ def _health(
     )
 
 
-def report(health: Health) -> str:
-    """Return what is printed: the convolutions, AGE, and the line to type."""
-    from app.comparison.formats import number_text, plain_table
-
-    shares = list(health.ages)
-    rows = []
-    for layer in health.layers:
-        errors = [f"{layer.errors[share]:.3f}" if share in layer.errors else "exact" for share in shares]
-        suggested = str(layer.suggested) if layer.suggested < layer.most else f"{layer.most} or more: exact"
-        rows.append([layer.name, "x".join(map(str, layer.input_shape)), *errors, f"{layer.noise:.3f}", suggested])
-    header = ["layer", "input", *[f"error at {share:g}" for share in shares], "noise", "probes"]
-    parts = [plain_table(header, rows)]
-    if health.left_exact:
-        parts.append("exact: " + "; ".join(f"{name} ({why})" for name, why in health.left_exact.items()))
-    about = "the training set's gradient" if health.whole else "the mean gradient"
-    ages = {"exact": health.exact_age} | {f"share {share:g}": age for share, age in health.ages.items()}
-    table = [[name, number_text(age), f"{age / health.exact_age:.2f}"] for name, age in ages.items()]
-    parts.append(
-        f"AGE: mean squared distance of {health.minibatches} minibatches' gradients to {about}, weights above\n"
-        + plain_table(["gradients", "AGE", "x exact"], table)
-    )
-    return "\n\n".join([*parts, advice(health)])
-
-
-def advice(health: Health) -> str:
-    """Return the line to type."""
-    share = rounded_up(health.share)
-    if share >= 1:
-        return (
-            "Sketches smaller than the inputs add more than the minibatches' own noise here: stay exact "
-            "(--model.probes 0), or measure again later in the training (--ckpt_path FILE)."
-        )
-    others = "".join(f" --model.{name} {value}" for name, value in health.settings.items() if name != "probes")
-    return f"Sketches add as much as the minibatches' own noise at: --model.probes {share:g}{others}"
-
-
-def rounded_up(share: float) -> float:
-    """Return the next number of two digits that is not below.
-
-    >>> rounded_up(0.0712), rounded_up(0.07), rounded_up(1.7)
-    (0.072, 0.07, 1.0)
-    """
-    if not 0 < share < 1:
-        return min(max(share, 0.0), 1.0)
-    unit = 10.0 ** (floor(log10(share)) - 1)
-    return round(min(ceil(round(share / unit, 6)) * unit, 1.0), 12)
-
-
 def main(argv: list[str]) -> int:
     """Measure, print the tables and return the exit status."""
     options, rest = parser().parse_known_args(argv)
@@ -313,12 +221,3 @@ def main(argv: list[str]) -> int:
         write(health, options.output, argv)
         print(f"written: {options.output}")
     return 0
-
-
-def write(health: Health, path: Path, argv: Sequence[str]) -> None:
-    """Write the figures as JSON, with the command and the commit."""
-    from app.comparison.provenance import code_version
-
-    command = shlex.join(["skip-sideways", "probes", *argv])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"command": command, "commit": code_version(), **asdict(health)}, indent=1) + "\n")

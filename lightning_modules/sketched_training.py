@@ -29,28 +29,42 @@ class SketchedTraining:
         choices: of each convolution; none before the data's size is known.
 
     Raises:
-        ValueError: options that make no sense.
+        ValueError: options that make no sense, or probes for a network without convolutions.
     """
 
     def __init__(self, network: UnitNetwork | ClipNetwork, options: Mapping[str, Any], executor: str) -> None:
         self._network = network
         self._asked = sketch_network(network, options, executor)
         self.choices: list[SketchChoice] = []
+        self._has_chosen = False
 
     @property
     def sketches(self) -> bool:
         """Whether any convolution is ever sketched."""
         return self._asked.sketches
 
-    def choose(self, shape: tuple[int, ...] | None) -> None:
+    def choose(self, shape: tuple[int, ...] | None, *, sees_batches: bool = True) -> None:
         """Choose which convolutions sketch, and say so, once and where a shape is known.
 
         Args:
             shape: of a frame (C, H, W), for networks of clips of a clip (T, C, H, W).
+            sees_batches: whether it is asked again with a batch's shape.
+
+        Raises:
+            ValueError: `auto`, and no shape now or later.
         """
-        if shape is None or self.choices or not self.sketches:
+        if self._has_chosen or not self.sketches:
             return
         auto = self._asked.probe_layers == "auto"
+        if shape is None and auto and not sees_batches:
+            raise ValueError(
+                "probe_layers auto needs the frame's size before stages begin that draw what they learn from out of "
+                "buffers, and this data has no attributes channels and size (frames too, for networks of clips) to "
+                "tell it; use --model.probe_layers all, or give the DataModule these attributes"
+            )
+        if shape is None:
+            return
+        self._has_chosen = True
         self.choices = choose_layers(self._network, shape, self._asked.first_probes, auto=auto)
         each = "clip" if isinstance(self._network, ClipNetwork) else "frame"
         rank_zero_info(

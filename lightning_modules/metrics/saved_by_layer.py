@@ -26,7 +26,6 @@ from lightning_modules.networks.wiring import INPUT
 
 BATCH = "(the batch)"
 FUNCTION = "(function)"
-_HEADINGS = ("layer", "kind", "input", "saved KiB", "input also kept by")
 
 
 @dataclass(frozen=True)
@@ -192,22 +191,3 @@ def _run(network: nn.Module, samples: Tensor) -> None:
         for unit, message in sent.items():
             quantiser = network.quantiser(unit)
             messages[unit] = message if quantiser is None else quantiser(message)
-
-
-def saved_table(rows: Sequence[SavedByLayer]) -> str:
-    """Return a table for the terminal: a line for each row and one for all; `input` has the batch's samples first."""
-    lines = [list(_HEADINGS)]
-    for row in rows:
-        shape = "x".join(map(str, row.input_shape))
-        lines.append([row.name, row.kind, shape, f"{row.saved_bytes / 1024:,.1f}", ", ".join(row.pinned_by)])
-    lines.append(["all", "", "", f"{sum(row.saved_bytes for row in rows) / 1024:,.1f}", ""])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADINGS))]
-    return "\n".join(_aligned(line, widths) for line in lines)
-
-
-def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
-    name, kind, shape, saved, pinned = (
-        cell.rjust(width) if heading == "saved KiB" else cell.ljust(width)
-        for heading, cell, width in zip(_HEADINGS, line, widths, strict=True)
-    )
-    return "  ".join([name, kind, shape, saved, pinned]).rstrip()

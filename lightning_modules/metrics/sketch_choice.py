@@ -25,12 +25,12 @@ from lightning_modules.metrics.saved_by_layer import BATCH, FUNCTION, saved_by_l
 _HEADINGS = ("layer", "input", "probes", "input KiB", "kept KiB", "kept as", "why")
 _LONG = 40  # convolutions from which those that stay exact are summed up
 _FEW = f"fewer than {LOCAL_SIZE} positions"
+FROZEN = "its weights do not train"
 _BYTES = 4
 _OTHERS = {BATCH: "the batch", FUNCTION: "a function between layers"}
-_NO_SKETCH = (
-    "no convolution keeps a sketch, and all gradients are exact: activation relu with compact relu or norm "
-    "frees inputs, probe_layers all sketches all the same"
-)
+_NO_SKETCH = "no convolution keeps a sketch, and all gradients are exact: "
+_FREES = "activation relu with compact relu or norm frees inputs, probe_layers all sketches all the same"
+_TRAINS = "train_units all lets the others train, "
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def choose_layers(network: nn.Module, shape: Sequence[int], probes: float, *, au
     set_probes(trial, probes)
     layers, tried = xconv_layers(network), xconv_layers(trial)
     choices = []
-    for row in saved_by_layer(trial, shape, batch=1):
+    for row in saved_by_layer(trial, shape):
         if row.name in layers:
             made = tried[row.name].sketch_of(row.input_shape)
             pinned_by = row.pinned_by if auto else ()
@@ -94,7 +94,7 @@ def _why_not(layer: nn.Module, smaller: bool, pinned_by: Sequence[str]) -> str:
     if not layer.is_chosen:
         return "not asked for"
     if not any(p.requires_grad for p in layer.parameters()):
-        return "its weights do not train"
+        return FROZEN
     if not smaller:
         return "a sketch would be no smaller"
     if not pinned_by:
@@ -119,7 +119,10 @@ def choice_table(choices: Sequence[SketchChoice]) -> str:
     lines.append(["all", "", "", _kib(sum(c.input_bytes for c in choices)), _kib(kept_bytes), "", ""])
     widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADINGS))]
     table = [_aligned(line, widths) for line in lines]
-    return "\n".join(table if any(c.sketched for c in choices) else [*table, _NO_SKETCH])
+    if any(c.sketched for c in choices):
+        return "\n".join(table)
+    frozen = _TRAINS if any(c.why == FROZEN for c in choices) else ""
+    return "\n".join([*table, _NO_SKETCH + frozen + _FREES])
 
 
 def _kib(size: int) -> str:

@@ -27,8 +27,8 @@ class Sketching:
 
     Args:
         probes: of every chosen convolution: their number; below 1 the share of its input's numbers; 0: exact.
-        probe_warmup: updates before the first sketch, exact until then.
-        probe_schedule: probes from an update on, by its number; in place of `probes` and `probe_warmup`.
+        probe_warmup: updates before the first sketch, exact until then; batches where weights move at every tick.
+        probe_schedule: probes from an update (such a batch) on, by its number; in place of `probes` and `probe_warmup`.
         probe_layers: `auto`: where it saves bytes; `all`; or names of convolutions, or patterns.
         probe_mode: one of `MODES`.
         probe_center: sketch what is left without the channels' means, and keep these.
@@ -76,14 +76,14 @@ def sketch_network(network: nn.Module, options: Mapping[str, Any], executor: str
         executor: that will train it.
 
     Raises:
-        ValueError: no number of probes, an unknown mode or level, an option without effect, or executor `cuda_graph`,
-            whose replays would repeat the same probes.
+        ValueError: no number of probes, an unknown mode or level, an option without effect, a network without
+            convolutions, or executor `cuda_graph`, whose replays would repeat the same probes.
     """
     asked = Sketching(**{name: options[name] for name in Sketching.__dataclass_fields__})
     _check(asked, executor)
     if asked.sketches:
         layers = ("*",) if asked.probe_layers in ("auto", "all") else asked.probe_layers
-        to_xconv(
+        converted = to_xconv(
             network,
             0,
             mode=asked.probe_mode,
@@ -92,6 +92,11 @@ def sketch_network(network: nn.Module, options: Mapping[str, Any], executor: str
             layers=[layers] if isinstance(layers, str) else layers,
             budget_bytes=int(asked.probe_budget_mib * MIB),
         )
+        if not converted:
+            raise ValueError(
+                f"probes {asked.first_probes}, but this network has no convolution; use --model.probes 0 and no "
+                "--model.probe_schedule"
+            )
     to_compact(network, asked.compact)
     return asked
 

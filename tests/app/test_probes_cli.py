@@ -7,7 +7,7 @@ import pytest
 from launch import DATA, fit
 
 from app.cli import main
-from app.probes import Health, LayerHealth, advice, report, rounded_up
+from app.probes_report import rounded_up
 
 pytestmark = pytest.mark.timeout(120)
 MODEL = {"depth": 4, "width": 0.25, "rule": "backprop_frame"}
@@ -67,15 +67,18 @@ def test_a_seed_gives_the_same_figures_and_another_one_others(capfd, tmp_cwd):
     assert one["exact_age"] != other["exact_age"]
 
 
-def test_all_of_the_training_set_and_what_the_configuration_asks_for(capfd, tmp_cwd):
-    """With probes of its own a configuration stays as it is, its level of compact too."""
+@pytest.mark.parametrize(
+    ("clips", "whole", "about"), [(12, True, "the training set's gradient"), (13, False, "the mean gradient")]
+)
+def test_all_of_the_training_set_and_what_the_configuration_asks_for(clips, whole, about, capfd, tmp_cwd):
+    """With probes of its own a configuration stays as it is, its level of compact too; the loader drops a clip."""
     changes = {"probes": 0.1, "compact": "norm", "probe_mode": "multi", "probe_layers": "all"}
-    found = measured("--batches=0", "--shares=0.25", data={"train_clips": 13}, **changes)
-    assert (found["whole"], found["minibatches"], found["settings"]) == (True, 3, {})
+    found = measured("--batches=0", "--shares=0.25", data={"train_clips": clips}, **changes)
+    assert (found["whole"], found["minibatches"], found["settings"]) == (whole, 3, {})
     assert [layer["name"] for layer in found["layers"]] == ["units.0.body.0", *LAYERS]
     assert [layer["probes"]["0.25"] for layer in found["layers"]] == [64, 64, 32], "a quarter of C x H x W"
     printed = capfd.readouterr().out
-    assert "3 minibatches' gradients to the training set's gradient" in printed
+    assert f"3 minibatches' gradients to {about}" in printed
     assert "--model.compact" not in printed
 
 
@@ -124,16 +127,3 @@ def test_an_error_says_what_to_type(more, changes, says, capfd, tmp_cwd):
     lines = capfd.readouterr().err.split("skip-sideways: error: ")
     assert says in lines[-1]
     assert "Traceback" not in lines[-1]
-
-
-def test_where_no_share_is_good_enough_it_says_stay_exact():
-    layer = LayerHealth("a", (2, 4, 4), {0.25: 4}, {0.25: 9.0}, 0.1, 14, 14)
-    health = Health([layer], {}, 1.0, {0.25: 900.0, 0.9: 1.0}, 3.0, 4, whole=False)
-    assert "stay exact (--model.probes 0)" in advice(health)
-    (line,) = [line for line in report(health).splitlines() if line.startswith("a ")]
-    assert line.split() == ["a", "2x4x4", "9.000", "exact", "0.100", "14", "or", "more:", "exact"]
-
-
-@pytest.mark.parametrize(("share", "expected"), [(0.0712, 0.072), (0.07, 0.07), (0.996, 1), (1.7, 1), (4e-5, 4e-5)])
-def test_a_share_is_rounded_up(share, expected):
-    assert rounded_up(share) == pytest.approx(expected, rel=1e-9)

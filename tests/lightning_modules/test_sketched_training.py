@@ -16,9 +16,11 @@ from toy_clips import ToyClips, ToyData
 from toy_streams import StreamData
 
 from lightning_modules.action_recognition import ActionRecognition
+from lightning_modules.execution.team import Team
 from lightning_modules.layers.compact import LEVELS
 from lightning_modules.layers.probes import MODES
 from lightning_modules.layers.xconv import draws_state, kept_exact, set_probes, xconv_layers
+from lightning_modules.networks.sketched import Sketching, sketch_network
 from tests.lightning_modules.execution.reference import relative_error
 from tests.lightning_modules.strategies.test_depth_parallel import staged
 from tests.lightning_modules.strategies.test_depth_parallel import train as run
@@ -27,6 +29,7 @@ SHIFTED = {"rule": "backprop_shifted", "wiring": "concat"}
 SKETCHED = {**SHIFTED, "probes": 0.25, "compact": "norm"}
 PIPELINED = {"rule": "sideways", "executor": "pipelined", "wiring": "dense"}
 CNN3D = METHODS["backprop cnn3d"]
+SLOW = pytest.mark.slow
 
 
 class SizedData(ToyData):
@@ -84,7 +87,15 @@ def test_without_them_nothing_is_converted(options):
         assert not any(".compact" in type(m).__module__ or "mask_relu" in type(m).__module__ for m in module.modules())
 
 
-@pytest.mark.parametrize("method", ["backprop_shifted dense", "sideways stash pipelined", "greedy", "backprop cnn3d"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "backprop_shifted dense",
+        "backprop cnn3d",
+        pytest.param("sideways stash pipelined", marks=SLOW),
+        pytest.param("greedy", marks=SLOW),
+    ],
+)
 def test_until_the_first_sketch_weights_are_bit_for_bit_the_exact_ones(method, tmp_path):
     """So are they with ReLUs and pools that keep bits."""
     plain, _ = fitted(tmp_path, METHODS[method], max_epochs=1)
@@ -114,14 +125,13 @@ def test_a_seed_gives_the_weights_and_another_seed_other_probes(tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        SHIFTED,
-        {"rule": "backprop_frame", "probe_mode": "orthogonal"},
-        {"rule": "sideways", "wiring": "residual", "probe_center": False},
-        {**PIPELINED, "probe_mode": "multi"},
-        {"rule": "greedy", "head": "cnn", "modules": 2},
-        CNN3D,
+        pytest.param(SHIFTED, id="shifted"),
+        pytest.param({"rule": "backprop_frame", "probe_mode": "orthogonal"}, id="frame", marks=SLOW),
+        pytest.param({"rule": "sideways", "wiring": "residual", "probe_center": False}, id="sideways", marks=SLOW),
+        pytest.param({**PIPELINED, "probe_mode": "multi"}, id="pipelined", marks=SLOW),
+        pytest.param({"rule": "greedy", "head": "cnn", "modules": 2}, id="greedy", marks=SLOW),
+        pytest.param(CNN3D, id="cnn3d", marks=SLOW),
     ],
-    ids=["shifted", "frame", "sideways", "pipelined", "greedy", "cnn3d"],
 )
 def test_their_mean_is_the_rules_own_gradient(options):
     """The error of a mean of n draws is 1 / sqrt(n) of one's; what is no convolution's weight is exact in each."""
@@ -153,7 +163,7 @@ def test_frames_that_are_predicted():
     with kept_exact(module.network):
         exact = gradients(module, of)
     set_probes(module.network, 0.5)
-    found = [gradients(module, of) for _ in range(32)]
+    found = [gradients(module, of) for _ in range(12)]
     mean = {name: torch.stack([f[name] for f in found]).mean(0) for name in exact}
     ones = [relative_error(f, exact) for f in found]
     assert min(ones) > 0.05
@@ -226,7 +236,14 @@ def test_a_step_at_every_tick_counts_batches(tmp_path):
     assert seen.uses[2] == 4  # a draw at each tick whose output a loss is about
 
 
-@pytest.mark.parametrize("method", ["backprop_shifted dense", "sideways update frame", "greedy replay"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "backprop_shifted dense",
+        pytest.param("sideways update frame", marks=SLOW),
+        pytest.param("greedy replay", marks=SLOW),
+    ],
+)
 def test_logging_gradients_changes_nothing(method, tmp_path):
     """A logged batch trains with the probes of an unlogged one; and the logs themselves are there."""
     options = {**METHODS[method], "probes": 0.25, "compact": "norm"}
@@ -292,6 +309,18 @@ def test_a_table_is_said_once_before_training(data, tmp_path, monkeypatch):
     assert said[2].startswith("what convolutions keep of a clip for their weights' gradients:\n")
     fitted(tmp_path, SHIFTED, data(), max_epochs=1)
     assert len(said) == 3
+
+
+def test_stages_that_draw_from_buffers_need_the_frames_size_first(tmp_path, monkeypatch):
+    """Those that never see a frame would never choose: every stage stops before it trains, `all` needs no size."""
+    monkeypatch.setattr(Team, "is_asynchronous", True)
+    with pytest.raises(ValueError, match=r"probe_layers auto needs the frame's size before .*--model.probe_layers all"):
+        fitted(tmp_path, SKETCHED, max_epochs=1)
+    sized = model(**SKETCHED)._sketching
+    sized.choose((1, 16, 16), sees_batches=False)
+    assert [c.sketched for c in sized.choices] == [False, True, True]
+    model(**{**SKETCHED, "probe_layers": "all"})._sketching.choose(None, sees_batches=False)
+    model(**SHIFTED)._sketching.choose(None, sees_batches=False)
 
 
 # Streams, checkpoints, stages
@@ -372,12 +401,13 @@ def check_stages(folder, *models):
         assert sum(key[2] > 0 for key in one.values()) >= 2
 
 
+@SLOW
 def test_two_stages_draw_what_one_process_draws(tmp_path):
     """The same bits of every weight (in wiring dense gradients are added in another order, exact ones too)."""
     check_stages(tmp_path, STAGED)
 
 
-@pytest.mark.slow
+@SLOW
 def test_stages_of_every_rule_draw_what_one_process_draws(tmp_path):
     check_stages(
         tmp_path,
@@ -388,7 +418,7 @@ def test_stages_of_every_rule_draw_what_one_process_draws(tmp_path):
     )
 
 
-@pytest.mark.slow
+@SLOW
 def test_a_checkpoint_goes_from_stages_to_one_process_and_back(tmp_path):
     config = {"model": STAGED, "trainer": {"max_steps": 20, "precision": "32-true"}}
     path = str(tmp_path / "ten.ckpt")
@@ -452,3 +482,11 @@ def test_a_checkpoint_goes_from_stages_to_one_process_and_back(tmp_path):
 def test_errors_that_teach(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         model(**options)
+
+
+@pytest.mark.parametrize("options", [{"probes": 0.125}, {"probe_schedule": {5: 0.125}}], ids=str)
+@pytest.mark.parametrize("layers", ["auto", "all"])
+def test_a_network_without_convolutions_is_refused(options, layers):
+    given = vars(Sketching()) | options | {"probe_layers": layers}
+    with pytest.raises(ValueError, match=r"probes 0.125, but this network has no convolution; use --model.probes 0"):
+        sketch_network(torch.nn.Sequential(torch.nn.Linear(2, 2)), given, "vectorised")

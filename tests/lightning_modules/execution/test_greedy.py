@@ -32,6 +32,7 @@ from tests.lightning_modules.execution.reference import moving_video, relative_e
 
 LABELS = torch.tensor([0, 2, 1])
 CUTS = [(1, 1, 1, 2), (2, 1, 2), (1, 4), (2, 3), (1, 1, 1, 1, 1)]
+FAST_WIRINGS = ("chain", "dense")  # that a fast run takes
 CLOCKS = {"greedy": 1, "greedy_frame": 0}
 SIDE = 16  # of frames: the deepest maps keep some pixels
 
@@ -155,8 +156,14 @@ def test_one_module_of_a_predictor_is_frame_backprop() -> None:
 
 
 @pytest.mark.parametrize("lengths", [None, [8, 2, 5]], ids=["whole", "ragged"])
-@pytest.mark.parametrize("wiring", WIRINGS)
-@pytest.mark.parametrize("sizes", CUTS, ids=str)
+@pytest.mark.parametrize(
+    ("sizes", "wiring"),
+    [
+        pytest.param(sizes, wiring, marks=[pytest.mark.slow] * (sizes not in CUTS[:3] or wiring not in FAST_WIRINGS))
+        for sizes in CUTS
+        for wiring in WIRINGS
+    ],
+)
 def test_vectorised_equals_pipelined(sizes: tuple[int, ...], wiring: str, lengths: list[int] | None) -> None:
     """Gradients, losses, answers and masks of every module; the second clip ends before most modules' first tick."""
     network, video = local_network(sizes, wiring), clips(8)

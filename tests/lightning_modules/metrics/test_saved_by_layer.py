@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from lightning_modules.metrics.memory import SavedTensors
-from lightning_modules.metrics.saved_by_layer import BATCH, FUNCTION, SavedByLayer, saved_by_layer, saved_table
+from lightning_modules.metrics.saved_by_layer import BATCH, FUNCTION, SavedByLayer, saved_by_layer
 from lightning_modules.networks import build_network
 from lightning_modules.networks.local_modules import LocalModules, cut_into_modules
 
@@ -222,8 +222,14 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "batch"),
+    [
+        pytest.param(name, batch, marks=[pytest.mark.slow] * ((name, batch) == ("x3d", 2)))
+        for name in NETWORKS
+        for batch in (1, 2)
+    ],
+)
 def test_the_sum_is_what_autograd_saves(name, batch):
     options, shape = NETWORKS[name]
     network = build_network(name, **options)
@@ -366,18 +372,3 @@ def test_modes_dtypes_and_graphs():
 def test_errors_that_teach(name, shape, batch, message):
     with pytest.raises(ValueError, match=message):
         saved_by_layer(build_network(name, width=0.25), shape, batch)
-
-
-def test_table():
-    rows = [
-        SavedByLayer("body.0", "Conv2d", (2, 3, 8, 8), 1536, 1536, (BATCH,)),
-        SavedByLayer("body.1", "ReLU", (2, 4, 8, 8), 2_048_000, 2048, ()),
-        SavedByLayer("b", "Conv2d", (2, 4, 8, 8), 0, 2048, ("body.1", FUNCTION)),
-    ]
-    assert saved_table(rows).splitlines() == [
-        "layer   kind    input    saved KiB  input also kept by",
-        "body.0  Conv2d  2x3x8x8        1.5  (the batch)",
-        "body.1  ReLU    2x4x8x8    2,000.0",
-        "b       Conv2d  2x4x8x8        0.0  body.1, (function)",
-        "all                        2,001.5",
-    ]

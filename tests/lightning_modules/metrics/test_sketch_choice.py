@@ -10,7 +10,7 @@ from lightning_modules.action_recognition import ActionRecognition
 from lightning_modules.layers.compact import LEVELS
 from lightning_modules.layers.xconv import set_probes, to_xconv, xconv_layers
 from lightning_modules.metrics.memory import SavedTensors
-from lightning_modules.metrics.sketch_choice import SketchChoice, choice_table, choose_layers
+from lightning_modules.metrics.sketch_choice import FROZEN, SketchChoice, choice_table, choose_layers
 
 SMALL = {"network": "small_cnn", "depth": 4, "width": 0.5, "num_classes": 2, "in_channels": 1}
 FRAME, CLIP = (1, 16, 16), (9, 1, 16, 16)
@@ -149,6 +149,25 @@ def test_table():
         "no convolution keeps a sketch, and all gradients are exact: activation relu with compact relu or norm "
         "frees inputs, probe_layers all sketches all the same"
     )
+
+
+def test_where_weights_are_frozen_it_says_what_lets_them_train():
+    of = network(compact="norm", train_units="last")
+    choices = choose_layers(of, FRAME, 0.25, auto=True)
+    assert {c.why for c in choices} == {FROZEN}
+    assert choice_table(choices).splitlines()[-1] == (
+        "no convolution keeps a sketch, and all gradients are exact: train_units all lets the others train, activation "
+        "relu with compact relu or norm frees inputs, probe_layers all sketches all the same"
+    )
+
+
+def test_a_batch_norm_behind_a_map_of_one_position():
+    """One sample of one position has no variance, and BatchNorm refuses it: the trial has more than one."""
+    layers = [nn.Conv2d(1, 4, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)]
+    of = nn.Sequential(*layers)
+    to_xconv(of, 0)
+    choices = choose_layers(of, FRAME, 0.25, auto=True)
+    assert [c.input_shape for c in choices] == [FRAME, (4, 1, 1)]
 
 
 def test_auto_leaves_out_maps_of_few_positions():
