@@ -115,6 +115,12 @@ def measure(task: "VideoTask", data: Any, options: argparse.Namespace) -> Health
             with codebooks_kept(network):
                 estimates[share] = task.find_gradients(batch, inputs)
         errors.update(exact, estimates)
+    if still := [c.name for c in choices if c.sketched and c.name not in errors.layers]:
+        raise ValueError(
+            f"{len(still)} of {sum(c.sketched for c in choices)} sketched convolutions have no gradient with these "
+            f"weights: {', '.join(still[:3])}{' ...' if len(still) > 3 else ''}; no share can be told for them. Train "
+            "a little first, and give --ckpt_path runs/NAME/last.ckpt"
+        )
     if errors.count < 2 or not errors.layers:
         raise ValueError(
             f"{errors.count} minibatches gave {len(errors.layers)} of the sketched convolutions a gradient; expected 2 "

@@ -72,7 +72,11 @@ def report(health: Health) -> str:
         suggested = str(layer.suggested) if layer.suggested < layer.most else f"{layer.most} or more: exact"
         rows.append([layer.name, "x".join(map(str, layer.input_shape)), *errors, f"{layer.noise:.3f}", suggested])
     header = ["layer", "input", *[f"error at {share:g}" for share in shares], "noise", "probes"]
-    parts = [plain_table(header, rows)]
+    legend = (
+        "error: of the estimated gradient, noise: of a minibatch's exact one to the mean, both relative to its norm;\n"
+        "probes: fewest whose error is at most the noise"
+    )
+    parts = [f"{plain_table(header, rows)}\n{legend}"]
     if health.left_exact:
         parts.append("exact: " + "; ".join(f"{name} ({why})" for name, why in health.left_exact.items()))
     about = "the training set's gradient" if health.whole else "the mean gradient"
@@ -95,7 +99,11 @@ def advice(health: Health) -> str:
             "(--model.probes 0), or measure again later in the training (--ckpt_path FILE)."
         )
     others = "".join(f" --model.{name} {value}" for name, value in health.settings.items() if name != "probes")
-    return f"Sketches add as much as the minibatches' own noise at: --model.probes {share:g}{others}"
+    least = min(health.ages)
+    beyond = (
+        "" if share >= least else f"\n(below {least:g}, the smallest share measured: add --shares {share:g} to be sure)"
+    )
+    return f"Sketches add as much as the minibatches' own noise at: --model.probes {share:g}{others}{beyond}"
 
 
 def rounded_up(share: float) -> float:

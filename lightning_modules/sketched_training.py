@@ -67,9 +67,8 @@ class SketchedTraining:
         self._has_chosen = True
         self.choices = choose_layers(self._network, shape, self._asked.first_probes, auto=auto)
         each = "clip" if isinstance(self._network, ClipNetwork) else "frame"
-        rank_zero_info(
-            f"what convolutions keep of a {each} for their weights' gradients:\n{choice_table(self.choices)}"
-        )
+        lines = [f"what convolutions keep of a {each} for their weights' gradients:", choice_table(self.choices)]
+        rank_zero_info("\n".join([*lines, self._asked.said()]).rstrip())
 
     def set_probes_of(self, update: int) -> None:
         """Set the probes of an update, counted from 0."""

@@ -28,9 +28,13 @@ _FEW = f"fewer than {LOCAL_SIZE} positions"
 FROZEN = "its weights do not train"
 _BYTES = 4
 _OTHERS = {BATCH: "the batch", FUNCTION: "a function between layers"}
-_NO_SKETCH = "no convolution keeps a sketch, and all gradients are exact: "
-_FREES = "activation relu with compact relu or norm frees inputs, probe_layers all sketches all the same"
-_TRAINS = "train_units all lets the others train, "
+_NO_SMALLER = "a sketch would be no smaller"
+_NO_SKETCH = "no convolution keeps a sketch, and all gradients are exact; "
+_FREES = (
+    "--model.compact relu (with --model.activation relu) frees inputs, and --model.probe_layers all sketches whoever "
+    "keeps them"
+)
+_TRAINS = "--model.train_units all lets the others train, "
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def _why_not(layer: nn.Module, smaller: bool, pinned_by: Sequence[str]) -> str:
     if not any(p.requires_grad for p in layer.parameters()):
         return FROZEN
     if not smaller:
-        return "a sketch would be no smaller"
+        return _NO_SMALLER
     if not pinned_by:
         return ""
     keepers = [_OTHERS.get(name, name) for name in pinned_by]
@@ -121,8 +125,14 @@ def choice_table(choices: Sequence[SketchChoice]) -> str:
     table = [_aligned(line, widths) for line in lines]
     if any(c.sketched for c in choices):
         return "\n".join(table)
-    frozen = _TRAINS if any(c.why == FROZEN for c in choices) else ""
-    return "\n".join([*table, _NO_SKETCH + frozen + _FREES])
+    return "\n".join([*table, _NO_SKETCH + _cure({c.why for c in choices})])
+
+
+def _cure(reasons: set[str]) -> str:
+    """Return what to type so that a convolution keeps a sketch, by why none does."""
+    if _NO_SMALLER in reasons and reasons <= {_NO_SMALLER, _FEW, f"{_OTHERS[BATCH]} keeps it too"}:
+        return "fewer probes make smaller ones, such as --model.probes 0.25"
+    return (_TRAINS if FROZEN in reasons else "") + _FREES
 
 
 def _kib(size: int) -> str:

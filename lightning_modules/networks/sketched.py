@@ -57,6 +57,14 @@ class Sketching:
         """The first probes that are not 0; 0 where there are none."""
         return next((p for _, p in sorted((self.probe_schedule or {0: self.probes}).items()) if p), 0)
 
+    def said(self) -> str:
+        """Return in words when which probes are used; "" where they are the same throughout."""
+        if self.probe_schedule is None and not self.probe_warmup:
+            return ""
+        steps = sorted((self.probe_schedule or {0: 0, self.probe_warmup: self.probes}).items())
+        parts = [f"from update {start}: {f'probes {probes:g}' if probes else 'exact'}" for start, probes in steps]
+        return "; ".join(parts) + f" (the table is for {self.first_probes:g})"
+
     def probes_at(self, update: int) -> float:
         """Return the probes of an update, counted from 0."""
         if self.probe_schedule is None:
@@ -105,9 +113,12 @@ def _check(asked: Sketching, executor: str) -> None:
     for probes in (asked.probes, *(asked.probe_schedule or {}).values()):
         check_probes(probes)
     if asked.probe_schedule is not None and (asked.probes or asked.probe_warmup):
+        others = {"probes": asked.probes, "probe_warmup": asked.probe_warmup}
+        given = " and ".join(f"{name} {value:g}" for name, value in others.items() if value)
+        type_this = " ".join(f"--model.{name} 0" for name, value in others.items() if value)
         raise ValueError(
-            f"probe_schedule {dict(asked.probe_schedule)} with probes {asked.probes} and probe_warmup "
-            f"{asked.probe_warmup}, which it stands for; leave these out"
+            f"probe_schedule {dict(asked.probe_schedule)} with {given}, which it stands for; use {type_this} beside "
+            "it, or leave them out"
         )
     if asked.probe_schedule is not None and min(asked.probe_schedule, default=0) < 0:
         raise ValueError(f"probe_schedule {dict(asked.probe_schedule)}; updates are counted from 0")
@@ -118,6 +129,11 @@ def _check(asked: Sketching, executor: str) -> None:
     if not asked.probe_layers:
         raise ValueError(
             f"probe_layers {asked.probe_layers!r} names no convolution; use 'auto', 'all', or names or patterns"
+        )
+    if not isinstance(asked.probe_layers, str) and {"auto", "all"} & set(asked.probe_layers):
+        raise ValueError(
+            f"probe_layers {list(asked.probe_layers)}: auto and all stand alone; use 'auto', 'all', or names and "
+            "patterns"
         )
     if asked.probe_budget_mib <= 0:
         raise ValueError(f"probe_budget_mib is {asked.probe_budget_mib}; it must be above 0")

@@ -127,3 +127,13 @@ def test_an_error_says_what_to_type(more, changes, says, capfd, tmp_cwd):
     lines = capfd.readouterr().err.split("skip-sideways: error: ")
     assert says in lines[-1]
     assert "Traceback" not in lines[-1]
+
+
+def test_no_share_is_told_where_most_convolutions_have_no_gradient_yet(capfd, tmp_cwd):
+    """A predictor of frames that starts at 0 sends no gradient down at its random start."""
+    words = ["probes", "--model", "FutureFrames", "--data", "MovingDigits", "--batches", "2"]
+    words += [f"--data.{key}={value}" for key, value in (DATA | {"size": 16, "frames": 16}).items()]
+    assert main([*words, "--model.width=0.25", "--model.horizon=1", "--model.predict=change"]) == 2
+    error = capfd.readouterr().err.split("skip-sideways: error: ")[-1]
+    assert "have no gradient with these weights" in error
+    assert "give --ckpt_path runs/NAME/last.ckpt" in error

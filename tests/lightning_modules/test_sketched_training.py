@@ -305,6 +305,13 @@ def test_a_table_is_said_once_before_training(data, tmp_path, monkeypatch):
     ]
     fitted(tmp_path, {**SHIFTED, "wiring": "chain", "probes": 0.25}, data(), max_epochs=1)
     assert said[1].splitlines()[-1].startswith("no convolution keeps a sketch")
+    later = {"probes": 0, "probe_schedule": {0: 0, 5: 0.25, 9: 8}}
+    fitted(tmp_path, {**SKETCHED, **later}, data(), max_epochs=1)
+    assert said.pop().splitlines()[-1] == (
+        "from update 0: exact; from update 5: probes 0.25; from update 9: probes 8 (the table is for 0.25)"
+    )
+    fitted(tmp_path, {**SKETCHED, "probe_warmup": 7}, data(), max_epochs=1)
+    assert said.pop().splitlines()[-1] == ("from update 0: exact; from update 7: probes 0.25 (the table is for 0.25)")
     fitted(tmp_path, {**CNN3D, "probes": 0.25, "compact": "norm"}, data(), max_epochs=1)
     assert said[2].startswith("what convolutions keep of a clip for their weights' gradients:\n")
     fitted(tmp_path, SHIFTED, data(), max_epochs=1)
@@ -445,9 +452,13 @@ def test_a_checkpoint_goes_from_stages_to_one_process_and_back(tmp_path):
         ({"probe_schedule": {0: 1.5}}, "probes 1.5; expected 0"),
         (
             {"probe_schedule": {0: 8}, "probes": 4},
-            "probe_schedule {0: 8} with probes 4 and probe_warmup 0, which it stands for; leave these out",
+            "probe_schedule {0: 8} with probes 4, which it stands for; use --model.probes 0 beside it, or leave",
         ),
-        ({"probe_schedule": {0: 8}, "probe_warmup": 4}, "with probes 0 and probe_warmup 4, which it stands for"),
+        ({"probes": 0.25, "probe_layers": ["auto", "units.1.*"]}, "auto and all stand alone"),
+        (
+            {"probe_schedule": {0: 8}, "probe_warmup": 4},
+            "with probe_warmup 4, which it stands for; use --model.probe_warmup 0 beside it",
+        ),
         ({"probe_schedule": {-1: 8}}, "probe_schedule {-1: 8}; updates are counted from 0"),
         ({"probes": 8, "probe_warmup": -1}, "probe_warmup is -1; it must be at least 0"),
         (

@@ -146,8 +146,8 @@ def test_table():
     ]
     (*_, last) = choice_table(choices[::2]).splitlines()
     assert last == (
-        "no convolution keeps a sketch, and all gradients are exact: activation relu with compact relu or norm "
-        "frees inputs, probe_layers all sketches all the same"
+        "no convolution keeps a sketch, and all gradients are exact; fewer probes make smaller ones, such as "
+        "--model.probes 0.25"
     )
 
 
@@ -156,8 +156,9 @@ def test_where_weights_are_frozen_it_says_what_lets_them_train():
     choices = choose_layers(of, FRAME, 0.25, auto=True)
     assert {c.why for c in choices} == {FROZEN}
     assert choice_table(choices).splitlines()[-1] == (
-        "no convolution keeps a sketch, and all gradients are exact: train_units all lets the others train, activation "
-        "relu with compact relu or norm frees inputs, probe_layers all sketches all the same"
+        "no convolution keeps a sketch, and all gradients are exact; --model.train_units all lets the others train, "
+        "--model.compact relu (with --model.activation relu) frees inputs, and --model.probe_layers all sketches "
+        "whoever keeps them"
     )
 
 
