@@ -67,6 +67,9 @@ KNOWN = (
     "skip_sideways_slow_lower",
     *("greedy", "greedy_cnn", "greedy_two", "greedy_frame", "greedy_vq_17x", "greedy_vq_68x", "greedy_vq_228x"),
     *(f"greedy_replay_{held}_slow_{slow}" for held in (1, 4, 30) for slow in ("1_0", "1_2", "1_5", "2_0")),
+    *("compact_norm", "xconv_1_4", "xconv_1_8", "xconv_1_16", "xconv_1_32", "paper_1_4", "paper_1_16"),
+    *("skip_sideways_xconv_1_4", "skip_sideways_newest_xconv_1_4", "greedy_cnn_xconv_1_4"),
+    *("vgg8", "vgg8_xconv_1_4", "cnn3d_xconv_1_4"),
 )
 Style = tuple[int, int]  # marker, dash: their places in SHAPES and DASHES
 
