@@ -202,13 +202,8 @@ class _BatchNorm(torch.autograd.Function):
         return *gradients, None, None, None, None, None
 
 
-class CompactGroupNorm(nn.GroupNorm):
-    """nn.GroupNorm that keeps its input in few bits; see the file's head.
-
-    Args:
-        args: as nn.GroupNorm's, and so are the keyword arguments.
-        bits: of an element of the input; 0 keeps the input.
-    """
+class _FewBits(nn.Module):
+    """A norm with one argument more: bits of an element of the input that it keeps; 0 keeps the input."""
 
     bits: int = BITS
 
@@ -216,6 +211,15 @@ class CompactGroupNorm(nn.GroupNorm):
         super().__init__(*args, **kwargs)
         _check(bits)
         self.bits = bits
+
+
+class CompactGroupNorm(_FewBits, nn.GroupNorm):
+    """nn.GroupNorm that keeps its input in few bits; see the file's head.
+
+    Args:
+        args: as nn.GroupNorm's, and so are the keyword arguments.
+        bits: of an element of the input; 0 keeps the input.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the input (N, C, ...) with each group of channels of each frame normalised."""
@@ -226,20 +230,13 @@ class CompactGroupNorm(nn.GroupNorm):
         return _GroupNorm.apply(x, self.weight, self.bias, self.num_groups, self.eps, self.bits)
 
 
-class CompactLayerNorm(nn.LayerNorm):
+class CompactLayerNorm(_FewBits, nn.LayerNorm):
     """nn.LayerNorm that keeps its input in few bits; see the file's head.
 
     Args:
         args: as nn.LayerNorm's, and so are the keyword arguments.
         bits: of an element of the input; 0 keeps the input.
     """
-
-    bits: int = BITS
-
-    def __init__(self, *args: Any, bits: int = BITS, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        _check(bits)
-        self.bits = bits
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the input, normalised over its last dimensions."""
@@ -251,14 +248,7 @@ class CompactLayerNorm(nn.LayerNorm):
         return _LayerNorm.apply(x, self.weight, self.bias, rows, self.eps, self.bits)
 
 
-class _CompactBatchNorm(nn.modules.batchnorm._BatchNorm):
-    bits: int = BITS
-
-    def __init__(self, *args: Any, bits: int = BITS, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        _check(bits)
-        self.bits = bits
-
+class _CompactBatchNorm(_FewBits, nn.modules.batchnorm._BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         """Return the input (N, C, ...) with each channel normalised over the batch, or by the running statistics."""
         self._check_input_dim(input)

@@ -8,6 +8,7 @@ Shape legend: B samples, C input channels, O output channels, S spatial sizes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,34 +51,18 @@ class Geometry:
         backward = getattr(torch.ops.aten, f"{kind}_pad{len(self.around) // 2}d_backward")
         return backward(gradient, gradient.new_empty(1).expand(shape), self.around)
 
+    @property
+    def _steps(self) -> tuple[Any, ...]:
+        """What torch's functions take after weight and bias."""
+        outside = self.output_padding or (0,) * len(self.stride)
+        return self.stride, self.padding, self.dilation, self.transposed, outside, self.groups
+
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the convolution of an input that has its border."""
-        return torch.convolution(
-            x,
-            weight,
-            bias,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.transposed,
-            self.output_padding or (0,) * len(self.stride),
-            self.groups,
-        )
+        return torch.convolution(x, weight, bias, *self._steps)
 
     def _backward(self, x: Tensor, weight: Tensor, grad: Tensor, mask: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
-        return torch.ops.aten.convolution_backward(
-            grad,
-            x,
-            weight,
-            None,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.transposed,
-            self.output_padding or (0,) * len(self.stride),
-            self.groups,
-            mask,
-        )
+        return torch.ops.aten.convolution_backward(grad, x, weight, None, *self._steps, mask)
 
     def input_gradient(self, shape: Sequence[int], weight: Tensor, grad: Tensor) -> Tensor:
         """Return the exact gradient of an input of a shape, that with its border."""
