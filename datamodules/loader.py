@@ -56,9 +56,9 @@ class EpochSampler(DistributedSampler):
         # A generator: a loader with worker processes asks for two iterators and throws the first away.
         start, self.start = self.start, 0
         epoch = self.epoch if self.numbered else 0
-        order = epoch_order(self.seed, epoch, self.items) if self.shuffle else np.arange(self.items)
+        order = epoch_order(self.seed, epoch, self.items) if self.shuffle else range(self.items)
         mine = order[self.rank :: self.num_replicas][: len(self)]
-        yield from [(epoch, int(index)) for index in mine[start:]]
+        yield from ((epoch, int(index)) for index in mine[start:])
 
 
 def _keyed(sampler: Sampler | None, dataset: Dataset) -> EpochSampler:

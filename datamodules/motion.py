@@ -31,10 +31,15 @@ def render(images_NKK: np.ndarray, positions_NT2: np.ndarray, size: int, cell: f
     Interpolation is separable, rows @ image @ columns. A fraction of a pixel on one axis blurs exactly as on the
     other.
     """
+    frames = render_each(images_NKK, positions_NT2, size, cell, wrap=wrap)
+    return np.minimum(frames.sum(0) if len(frames) > 1 else frames[0], 1)
+
+
+def render_each(images_NKK: np.ndarray, positions_NT2: np.ndarray, size: int, cell: float, *, wrap: bool) -> np.ndarray:
+    """Return frames (N, T, S, S), each image on canvases of its own; see render."""
     weights_NTSAK = _weights(positions_NT2.astype(np.float32), size, np.float32(cell), wrap=wrap)
     rows, columns = weights_NTSAK[..., 0, :, :], weights_NTSAK[..., 1, :, :]
-    frames = (rows @ images_NKK[:, None]) @ columns.swapaxes(-1, -2)
-    return np.minimum(frames.sum(0) if len(frames) > 1 else frames[0], 1)
+    return (rows @ images_NKK[:, None]) @ columns.swapaxes(-1, -2)
 
 
 def _weights(positions_NT2: np.ndarray, size: int, cell: np.float32, *, wrap: bool) -> np.ndarray:

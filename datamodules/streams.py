@@ -157,10 +157,10 @@ def _side_by_side(lanes: Sequence[Tensor]) -> Tensor:
 
 
 def train_stream_loader(
-    streams: Streams, *, num_workers: int, seed: int, on_fault: OnFault | None = None
+    streams: Dataset, *, num_workers: int, seed: int, on_fault: OnFault | None = None
 ) -> ResumableLoader:
-    """Return the resumable loader of a training split's streams, whose items are batches."""
-    sampler = EpochSampler(len(streams), seed=seed, shuffle=False, numbered=True)
+    """Return the resumable loader of a training split's streams, a sized dataset whose items are batches."""
+    sampler = EpochSampler(len(streams), seed=seed, shuffle=False, numbered=True)  # type: ignore[arg-type]
     return ResumableLoader(
         streams,
         sampler=sampler,
@@ -172,9 +172,9 @@ def train_stream_loader(
     )
 
 
-def eval_stream_loader(streams: Streams, *, num_workers: int) -> DataLoader:
+def eval_stream_loader(streams: Dataset, *, num_workers: int) -> DataLoader:
     """Return the loader of streams for validation, test and prediction: every video once, in a fixed order."""
-    sampler = EpochSampler(len(streams), seed=0, shuffle=False)
+    sampler = EpochSampler(len(streams), seed=0, shuffle=False)  # type: ignore[arg-type]
     return EvalLoader(streams, sampler=sampler, batch_size=None, collate_fn=_as_it_is, num_workers=num_workers)
 
 

@@ -1,5 +1,6 @@
 """The loader: shuffled order as a pure function, and a stop in mid-epoch that leaves no trace."""
 
+import tracemalloc
 import warnings
 from itertools import islice
 
@@ -108,6 +109,18 @@ def test_evaluation_sees_every_item_once_whatever_the_epoch():
     loader.sampler.set_epoch(9)
     keys = [key for batch in keys_of(loader) for key in batch]
     assert keys == [(0, index) for index in range(23)]
+
+
+def test_a_long_epoch_in_order_is_not_held():
+    """A long stream's epoch has rollouts without number; their keys are made as they are asked for."""
+    tracemalloc.start()
+    try:
+        keys = list(islice(EpochSampler(10**7, seed=0, shuffle=False, numbered=True), 3))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert keys == [(0, 0), (0, 1), (0, 2)]
+    assert peak < 10_000
 
 
 def test_replicas_share_an_epoch():
