@@ -1,5 +1,6 @@
-"""Callbacks that measure a run, or store what its figures are about: clock, confusion matrix, costs, protocols."""
+"""Callbacks that measure a run, or store what its figures are about: clock, confusion matrix, costs, chosen steps."""
 
+from lightning_modules.callbacks.chosen_steps import ChosenSteps
 from lightning_modules.callbacks.clock import ClockArtifact
 from lightning_modules.callbacks.confusion import ConfusionArtifact
 from lightning_modules.callbacks.frame_protocol import FrameProtocol
@@ -10,6 +11,7 @@ from lightning_modules.callbacks.step_time import StepTime
 from lightning_modules.callbacks.tick_latency import TickLatency
 
 __all__ = [
+    "ChosenSteps",
     "ClockArtifact",
     "ConfusionArtifact",
     "FrameProtocol",

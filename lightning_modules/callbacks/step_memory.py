@@ -18,7 +18,8 @@ class StepMemory(Callback):
 
     The counted step is one of those that `StepTime` drops as warm-up, since counting costs time. A step on which
     gradients are compared for the log is left out of both figures: it also holds the graph of the exact backprop. (What
-    a process keeps of it after such a step, since allocators give memory back late, stays in its peak.)
+    a process keeps of it after such a step, since allocators give memory back late, stays in its peak.) A step in which
+    a task `prepares` what it is for is not the counted one.
     """
 
     def __init__(self) -> None:
@@ -36,7 +37,7 @@ class StepMemory(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Start counting at the measured step, or the next whose gradients are not logged."""
-        self._steps += 1
+        self._steps += not getattr(pl_module, "prepares", False)
         if _is_logged(pl_module, batch_idx):
             self._peak_mib = max(self._peak_mib, peak_mib(pl_module.device))
         elif self._meter is None and self._steps >= MEASURED_STEP:

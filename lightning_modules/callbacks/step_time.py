@@ -18,13 +18,15 @@ WARM_UP_STEPS = 5
 class StepTime(Callback):
     """Times each training step from the batch's arrival to the end of the update.
 
-    Waiting for data, validation, checkpoints and logging are left out; so are the first steps of this process, and
-    steps on which gradients are compared for the log. Frames are real ones: padding does not count. Batches that are no
-    `Batch` of ours have no frames to count, and their runs no `train/frames_per_second`.
+    Waiting for data, validation, checkpoints and logging are left out; so are the first steps of this process, steps
+    on which gradients are compared for the log, and those in which a task `prepares` what it is for. Frames are real
+    ones: padding does not count. Batches that are no `Batch` of ours have no frames to count, and their runs no
+    `train/frames_per_second`.
     """
 
     def __init__(self) -> None:
         self._start = 0.0
+        self._prepares = False
         self._steps = 0
         self._times_ms: list[float] = []
         self._frames = 0
@@ -33,6 +35,7 @@ class StepTime(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Start the clock once the device is idle."""
+        self._prepares = getattr(pl_module, "prepares", False)
         synchronise(pl_module.device)
         self._start = time.perf_counter()
 
@@ -42,9 +45,9 @@ class StepTime(Callback):
         """Stop the clock once the device is idle."""
         synchronise(pl_module.device)
         elapsed_ms = 1000 * (time.perf_counter() - self._start)
-        self._steps += 1
+        self._steps += not self._prepares
         logged = is_logged(batch_idx, pl_module.hparams.get("log_gradients_every", 0))
-        if self._steps > WARM_UP_STEPS and not logged:
+        if self._steps > WARM_UP_STEPS and not (logged or self._prepares):
             self._times_ms.append(elapsed_ms)
             if isinstance(batch, Mapping) and isinstance(lengths_B := batch.get("length"), Tensor):
                 self._frames += int(lengths_B.sum())

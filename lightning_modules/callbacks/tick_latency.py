@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from lightning_modules.execution.team import Team
-from lightning_modules.metrics.latency import tick_ms
+from lightning_modules.metrics.latency import median_ms, tick_ms
 
 
 class TickLatency(Callback):
@@ -17,18 +17,26 @@ class TickLatency(Callback):
 
     def __init__(self) -> None:
         self._clip: tuple[int, tuple[int, int, int]] | None = None
+        self._step: torch.Tensor | None = None
 
     def on_test_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Remember the shape of a clip, of a batch that holds clips."""
+        """Remember the shape of a clip, of a batch that holds clips; of long streams a first step."""
+        if isinstance(batch, Mapping) and "lanes" in batch:
+            self._step = batch["lanes"].only(torch.tensor([0])).read(torch.tensor([[0]]))[0][:, 0]
+            return
         if not (isinstance(batch, Mapping) and isinstance(batch.get("video"), torch.Tensor)):
             return
         _, frames, channels, height, width = batch["video"].shape
         self._clip = (frames, (channels, height, width))
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measure and log, where the task has a network and a rule."""
+        """Measure and log, where the task has a network and a rule, or watches streams."""
+        if self._step is not None and (watch := getattr(pl_module, "watcher", None)) is not None:
+            watcher, step = watch(), self._step.to(pl_module.device)
+            pl_module.log("latency/tick_ms", median_ms(lambda: watcher.feed(step), step.device, watcher.ahead + 2))
+            return
         network, rule = getattr(pl_module, "network", None), getattr(pl_module, "rule", None)
         if self._clip is None or network is None or rule is None or _is_spread(network):
             return

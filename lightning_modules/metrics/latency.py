@@ -44,13 +44,18 @@ def tick_ms(
     frame_1CHW = torch.rand(1, *frame_shape, device=device)
     answer = _answer(network, rule)
     given = frame_1CHW.repeat(frames, 1, 1, 1)[None] if isinstance(network, ClipNetwork) else frame_1CHW
-    times = []
-    for _ in range(network.depth + 2 + ticks):
+    return median_ms(partial(answer, given), device, warm_up=network.depth + 2, times=ticks)
+
+
+def median_ms(do: Callable[[], object], device: torch.device, warm_up: int, times: int = 30) -> float:
+    """Return the median time in ms of something that is done so many times, after a warm-up of a few more."""
+    found = []
+    for _ in range(warm_up + times):
         start = time.perf_counter()
-        answer(given)
+        do()
         synchronise(device)
-        times.append(1000 * (time.perf_counter() - start))
-    return percentile(times[-ticks:], 50)
+        found.append(1000 * (time.perf_counter() - start))
+    return percentile(found[-times:], 50)
 
 
 def _answer(network: UnitNetwork | ClipNetwork, rule: Rule) -> Callable[[Tensor], Tensor | None]:

@@ -1,0 +1,1 @@
+"""Parts of a long memory: what is remembered, which moments it is asked at, and which steps ask it."""

@@ -1,0 +1,194 @@
+"""Detectors: how uncertain each step of a stream is without memory (methods.md section 6).
+
+    entropy    of a local model that has been trained, and is then left as it is [P]
+    surprise   -log q(y_k | c_k, m_k) of slowly following copies of memory and predictor [C]; of numbers the error
+    oracle     the steps that the data scores: for tests and upper bounds
+
+A stream is read once, in pieces, when it begins; each step gives one number.
+
+Shape legend: B lanes, T steps of the longest stream, N steps of a piece, F features.
+"""
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.memory.encoders import Encoder
+from lightning_modules.memory.local_model import LocalModel
+from lightning_modules.memory.memory_network import MemoryNetwork
+from lightning_modules.memory.questions import Question, refuse_missing
+from lightning_modules.memory.reading import Steps, read_run, to_device
+
+DETECTORS = ("entropy", "surprise", "oracle")
+PIECE = 64  # steps of a stream that are read at a time, at least
+WORK = 2048  # and steps of all lanes together: a few lanes are read in longer pieces
+NOTHING = 1e-3  # nats: below it a local model is sure
+
+
+class Detector(ABC):
+    """Tells how uncertain the steps of streams are."""
+
+    def __call__(self, encoder: Encoder, lanes: Any, device: torch.device) -> Tensor:
+        """Return uncertainties (B, T) of whole streams; see `pieces`."""
+        return torch.cat(tuple(self.pieces(encoder, lanes, device)), 1)
+
+    @abstractmethod
+    def pieces(self, encoder: Encoder, lanes: Any, device: torch.device) -> Iterator[Tensor]:
+        """Yield uncertainties (B, N) in nats, from the first step to the last; -inf where a step can't be chosen.
+
+        Args:
+            encoder: gives the features.
+            lanes: streams side by side.
+            device: where to work.
+
+        Raises:
+            ValueError: an uncertainty is not a number, or, at the end, no stream has a step that could be chosen.
+        """
+
+
+class EntropyDetector(Detector):
+    """The entropy of a local model's answer [P].
+
+    Args:
+        model: the local model.
+        question: what is asked.
+    """
+
+    def __init__(self, model: LocalModel, question: Question) -> None:
+        self.model, self.question = model, question
+
+    def pieces(self, encoder: Encoder, lanes: Any, device: torch.device) -> Iterator[Tensor]:
+        """Yield uncertainties (B, N); see `Detector`."""
+        yield from _found(self._entropies(encoder, lanes, device), "the local model's entropy")
+
+    @torch.no_grad()
+    def _entropies(self, encoder: Encoder, lanes: Any, device: torch.device) -> Iterator[Tensor]:
+        for piece in _pieces(encoder, lanes, device, self.model.context.window - 1):
+            yield _where_asked(self.question, piece, self.question.uncertainty(self.model(piece.features)))
+
+
+class SurpriseDetector(Detector):
+    """What copies of memory and predictor, which follow slowly, fail to predict at the step itself [C].
+
+    Args:
+        network: the copies.
+        question: what is asked.
+    """
+
+    def __init__(self, network: MemoryNetwork, question: Question) -> None:
+        self.network, self.question = network, question
+
+    def pieces(self, encoder: Encoder, lanes: Any, device: torch.device) -> Iterator[Tensor]:
+        """Yield uncertainties (B, N); see `Detector`."""
+        yield from _found(self._surprises(encoder, lanes, device), "the surprise of the followers")
+
+    @torch.no_grad()
+    def _surprises(self, encoder: Encoder, lanes: Any, device: torch.device) -> Iterator[Tensor]:
+        state = self.network.memory.initial(len(lanes.lengths_B), next(self.network.parameters()))
+        for piece in _pieces(encoder, lanes, device, self.network.context.window - 1):
+            outputs, _, state = self.network.at_each_step(piece.features, state)
+            yield _where_asked(self.question, piece, self.question.loss(outputs, piece.targets))
+
+
+class OracleDetector(Detector):
+    """The steps that the data scores, and no others.
+
+    Args:
+        question: what is asked.
+    """
+
+    def __init__(self, question: Question) -> None:
+        self.question = question
+
+    def pieces(self, encoder: Encoder, lanes: Any, device: torch.device) -> Iterator[Tensor]:
+        """Yield 0 at the answers and -inf elsewhere (B, N); ValueError where one has no target."""
+        answers_BA = lanes.answers_BA
+        given = answers_BA >= 0
+        _, targets = lanes.read(answers_BA.clamp_min(0))
+        refuse_missing(self.question, targets, answers_BA, given)
+        yield from _found(self._scored(lanes, to_device(answers_BA, device)), "the oracle")
+
+    def _scored(self, lanes: Any, answers_BA: Tensor) -> Iterator[Tensor]:
+        for start, steps in _spans(lanes):
+            out_BN = torch.full((len(answers_BA), steps + 1), -math.inf, device=answers_BA.device)
+            inside_BA = (answers_BA >= start) & (answers_BA < start + steps)
+            yield out_BN.scatter_(1, torch.where(inside_BA, answers_BA - start, steps), 0.0)[:, :-1]
+
+
+def _pieces(encoder: Encoder, lanes: Any, device: torch.device, before: int) -> Iterator[Steps]:
+    """Read streams from their first step to their last."""
+    for start, steps in _spans(lanes):
+        yield read_run(encoder, lanes, torch.full_like(lanes.lengths_B, start), steps, device, before)
+
+
+def _spans(lanes: Any) -> Iterator[tuple[int, int]]:
+    """Yield the first step of each piece, and its number of steps."""
+    end, piece = int(lanes.lengths_B.max()), max(PIECE, WORK // len(lanes.lengths_B))
+    for start in range(0, end, piece):
+        yield start, min(piece, end - start)
+
+
+def _where_asked(question: Question, piece: Steps, uncertainty_BN: Tensor) -> Tensor:
+    return uncertainty_BN.float().masked_fill(~(question.is_asked(piece.targets) & piece.inside), -math.inf)
+
+
+def _found(pieces: Iterator[Tensor], what: str) -> Iterator[Tensor]:
+    """Yield uncertainties that something can be chosen by.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    lanes, steps, some = 0, 0, False
+    for piece_BN in pieces:
+        if piece_BN.isnan().any():
+            raise ValueError(
+                f"{what} is not a number: the weights have diverged. Use a smaller --model.lr, or --model.clip_norm 1.0"
+            )
+        lanes, steps, some = len(piece_BN), steps + piece_BN.shape[1], some or bool((piece_BN > -math.inf).any())
+        yield piece_BN
+    if not some:
+        raise ValueError(
+            f"{what} finds nothing: none of the {steps:,} steps of {lanes} streams has a target, so there is nothing "
+            "to predict. Give the streams targets (y), or another DataModule"
+        )
+
+
+def refuse_certainty(uncertainty_BT: Tensor) -> None:
+    """Refuse a trained local model that is sure of every step: then nothing waits for a memory.
+
+    Raises:
+        ValueError: the largest entropy is below NOTHING.
+    """
+    largest = float(uncertainty_BT.max())
+    if largest < NOTHING:
+        raise ValueError(
+            f"the detector finds nothing: after its training the local model is sure of every step (largest entropy "
+            f"{largest:.1e} nats, expected {NOTHING:g} or more), so no step waits for a memory. Either the local "
+            "context sees the answer (use a shorter --model.context), or the targets need no memory"
+        )
+
+
+class Followers(nn.Module):
+    """Copies of a network that follow it slowly: an exponential moving average of its weights [C].
+
+    Args:
+        network: what they follow.
+        decay: share of the past that an update keeps.
+    """
+
+    def __init__(self, network: MemoryNetwork, decay: float) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"ema_decay is {decay}; expected 0 (always the newest) to below 1: --model.ema_decay 0.99")
+        self.copy = copy.deepcopy(network).requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def follow(self, network: MemoryNetwork) -> None:
+        """Go a step towards the network's weights."""
+        torch._foreach_lerp_(list(self.copy.parameters()), list(network.parameters()), 1 - self.decay)
