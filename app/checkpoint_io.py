@@ -21,6 +21,10 @@ IDENTITY = (
     *("network", "wiring", "width", "depth", "reach", "pool", "activation", "in_channels", "num_classes"),
     *("horizon", "predict"),
 )
+MEMORY_IDENTITY = (
+    *("input_kind", "memory", "hidden", "layers", "window", "context", "context_width", "predictor_width"),
+    *("projections", "encoder", "rule", "detector", "select"),  # a detector has weights of its own
+)
 
 
 class RunCheckpointIO(TorchCheckpointIO):
@@ -110,7 +114,17 @@ def identity(model_init: Mapping[str, Any], **from_data: Any) -> dict[str, Any]:
     `from_data`: what a model takes of its data, number of classes and channels.
     """
     known = {**model_init, **from_data}
-    return {key: known[key] for key in IDENTITY if key in known}
+    if "memory" not in known:
+        return {key: known[key] for key in IDENTITY if key in known}
+    if known["memory"] == "transformer":
+        known["window"] = known["window"] or known["rollout"]
+    unused = (
+        set()
+        if known["input_kind"] == "frames"
+        else {"network", "wiring", "width", "depth", "pool", "projections", "encoder"}
+    )
+    unused |= set() if known["rule"] == "memup" else {"detector", "select"}
+    return {key: known[key] for key in (*IDENTITY, *MEMORY_IDENTITY) if key in known and key not in unused}
 
 
 def check_identity(path: Path, card: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
@@ -120,7 +134,7 @@ def check_identity(path: Path, card: Mapping[str, Any], expected: Mapping[str, A
     if not differing:
         return
     pairs = ", ".join(f"{key} {given[key]} (configured: {expected[key]})" for key in differing)
-    from_data = {"num_classes", "in_channels"}
+    from_data = {"num_classes", "in_channels", "input_kind"}
     flags = " ".join(f"--model.{key} {given[key]}" for key in differing if key not in from_data)
     steps = ["Choose the --data it was trained on"] if from_data & set(differing) else []
     steps += [f"Add {flags}"] if flags else []

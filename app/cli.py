@@ -10,10 +10,10 @@ import sys
 from collections.abc import Callable
 
 TRAINER_COMMANDS = {
-    "fit": "train a network on videos",
+    "fit": "train a network on videos, or a memory on long streams",
     "validate": "score a checkpoint on the validation clips",
     "test": "score a checkpoint on the test clips",
-    "predict": "write a checkpoint's predictions: classes to a table, frames to a folder",
+    "predict": "write a checkpoint's predictions: classes or numbers to a table, frames to a folder",
 }
 OTHER_COMMANDS = {
     "compare": "run a grid of rules, wirings, folds and seeds, and write its table",
@@ -39,9 +39,11 @@ def help_text() -> str:
         f"commands:\n{rows}\n\n"
         "first run:   skip-sideways fit --data MovingDigits --model.wiring concat --model.gradient_edges newest "
         "--model.lr 6e-3\n"
+        "memory:      skip-sideways fit --data CuedVideo --model LongMemory\n"
         "rules:       --model.rule sideways, greedy, greedy_frame, backprop_frame, backprop_shifted, backprop\n"
+        "             of LongMemory: memup, truncated_backprop, full_backprop\n"
         "all options: skip-sideways COMMAND --help\n"
-        "             skip-sideways fit --model.help ActionRecognition; skip-sideways fit --model.help FutureFrames;\n"
+        "             skip-sideways fit --model.help ActionRecognition (FutureFrames, LongMemory);\n"
         "             skip-sideways fit --data.help MovingDigits\n"
         f"tracebacks:  {DEBUG_VARIABLE}=1 skip-sideways COMMAND ..."
     )

@@ -16,7 +16,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 NEEDED = (  # by the pages; mlflow and streamlit import much of it only when it is first used
     *("pandas", "pandas.io.formats.style", "pyarrow", "altair", "streamlit.web.cli"),
     *("mlflow", "mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store", "mlflow.exceptions", "sqlalchemy.exc"),
-    *(f"dashboard.pages.{name}" for name in ("compare", "cost", "frames", "learning", "run", "sweep")),
+    *(f"dashboard.pages.{name}" for name in ("compare", "cost", "frames", "learning", "memory", "run", "sweep")),
     "dashboard.refresh",
 )
 

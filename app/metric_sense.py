@@ -5,7 +5,7 @@ import re
 # By a metric's own name: without stage and baseline before it, and the horizon, or one of several modules, behind it.
 SENSE = {"top1": "higher", "top5": "higher", "psnr_db": "higher", "ssim": "higher"}
 SENSE |= {"loss": "lower", "mse": "lower", "mse_sum": "lower", "lpips": "lower", "frechet": "lower"}
-SENSE |= {"frames_per_second": "higher"}
+SENSE |= {"frames_per_second": "higher", "detector_precision": "higher", "detector_recall": "higher"}
 COSTS = ("latency", "memory")  # less is better of whatever is measured under these names
 _HORIZON = re.compile(r"_\d+$")
 _MODULE = re.compile(r"/(module_\d+|ensemble)$")

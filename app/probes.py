@@ -66,7 +66,10 @@ def let_sketch(settings: Any, share: float) -> dict[str, Any]:
         ValueError: a task that has no probes.
     """
     if "probes" not in settings:
-        raise ValueError("this task has no option `probes`; use a task of this package, such as ActionRecognition")
+        raise ValueError(
+            "this task has no option `probes`: sketched gradients are of convolutions over clips; give "
+            "--model ActionRecognition or --model FutureFrames, and data of clips"
+        )
     if settings["probes"] or settings["probe_schedule"]:
         return {}
     changed = {"probes": share} | ({"compact": "relu"} if settings["compact"] == "none" else {})

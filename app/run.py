@@ -29,6 +29,7 @@ from app.predicted_frames import FrameTable, PredictedFrames
 from app.run_layout import KEYS, flat, init_args, run_layout, run_name
 from app.run_logger import RunLogger
 from lightning_modules.callbacks import (
+    ChosenSteps,
     ClockArtifact,
     ConfusionArtifact,
     FrameProtocol,
@@ -75,6 +76,7 @@ class Run:
 
     def _identity(self) -> dict[str, Any]:
         data, linked = self.cli.datamodule, {"num_classes": "num_classes", "channels": "in_channels"}
+        linked["input_kind"] = "input_kind"
         taken = {to: getattr(data, name, None) for name, to in linked.items() if to in self.cli.model.hparams}
         return identity(init_args(self.config["model"]), **taken)
 
@@ -239,7 +241,15 @@ def _refuse_automatic(chosen: Mapping[str, Any]) -> None:
 
 def _measures() -> list[Callback]:
     measured = [ModuleCosts(), StepTime(), StepMemory(), TickLatency(), SkippedClips()]
-    return [*measured, ClockArtifact(), ConfusionArtifact(), FrameProtocol(), PredictedFrames(), FrameTable()]
+    return [
+        *measured,
+        ClockArtifact(),
+        ConfusionArtifact(),
+        ChosenSteps(),
+        FrameProtocol(),
+        PredictedFrames(),
+        FrameTable(),
+    ]
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -12,9 +12,9 @@ SCHEMA_VERSION = "1"
 KEYS = (
     "rule", "wiring", "network", "task", "dataset", "split", "fold", "seed", "git_sha", "device", "torch", "data_hash",
     "views", "id_hash", "data_found", "data_expected",
-    "lmin", "horizon", "executor", "stages", "update", "stash", "row", "comparison", "tuning", "schema_version",
+    "lmin", "horizon", "gap", "executor", "stages", "update", "stash", "row", "comparison", "tuning", "schema_version",
 )  # fmt: skip
-TASKS = {"ActionRecognition": "action_recognition", "FutureFrames": "future_frames"}
+TASKS = {"ActionRecognition": "action_recognition", "FutureFrames": "future_frames", "LongMemory": "long_memory"}
 # What does not change a result, so does not change a run's name either.
 _WITHOUT_EFFECT = {
     *("num_workers", "root", "index", "cache", "cache_dir", "jobs", "log_gradients_every"),
@@ -47,7 +47,7 @@ def run_layout(
         "data_hash": getattr(data, "data_hash", ""),
         "views": getattr(data, "protocol", ""),  # what a video's score is the mean of
         "id_hash": getattr(data, "id_hash", ""),
-        "data_found": _counts(getattr(data, "found", None)),
+        "data_found": _counts(None if hasattr(data, "gap") else getattr(data, "found", None)),  # of videos
         "data_expected": _counts(getattr(data, "expected", None)),  # of the official lists; "" where there are none
         "seed": config.get("seed_everything"),
         "git_sha": commit,
@@ -55,14 +55,32 @@ def run_layout(
         "torch": torch_version,
         "lmin": shortest_path(model),
         "horizon": chosen.get("horizon", ""),
+        "gap": getattr(data, "gap", ""),  # steps over which a long stream asks to remember
         "stages": getattr(model, "stages", 1),
         "comparison": "",
         "tuning": "",  # fold or seed: a comparison chose settings on this run's, so that its result does not count it
         "schema_version": SCHEMA_VERSION,
     }
     layout |= {key: chosen.get(key, "") for key in ("rule", "wiring", "network", "executor", "update", "stash")}
-    layout["row"] = " ".join(str(layout[key]) for key in ("network", "wiring", "rule"))
+    layout |= memory_names(chosen, getattr(data, "input_kind", ""))
+    row = [layout["network"], layout["wiring"], layout["rule"], layout.pop("detector", "")]
+    layout["row"] = " ".join(str(part) for part in row if part)
     return {key: str(layout[key]) for key in KEYS}
+
+
+def memory_names(chosen: Mapping[str, Any], input_kind: str) -> dict[str, str]:
+    """Return network, wiring and detector of a task with a memory, nothing for other tasks.
+
+    The network is the memory; the wiring is that of the network that encodes frames, where there are frames.
+    """
+    if "memory" not in chosen:
+        return {}
+    detects = chosen["rule"] == "memup" and chosen["select"] != "current"
+    return {
+        "network": chosen["memory"],
+        "wiring": chosen["wiring"] if input_kind == "frames" else "",
+        "detector": chosen["detector"] if detects else "",
+    }
 
 
 def shortest_path(model: Any) -> int | str:
@@ -81,7 +99,8 @@ def run_name(layout: Mapping[str, str], config: Mapping[str, Any]) -> str:
 
     The last eight characters are a hash of every model and data argument that can change a result.
     """
-    parts = [layout["dataset"], f"fold{layout['fold']}", layout["network"], layout["wiring"], layout["rule"]]
+    gap = f"gap{layout['gap']}" if layout["gap"] else ""
+    parts = [layout["dataset"], gap, f"fold{layout['fold']}", layout["network"], layout["wiring"], layout["rule"]]
     parts += [layout["update"], f"seed{layout['seed']}"]
     relevant = {
         part: {k: v for k, v in init_args(config[part]).items() if k not in _WITHOUT_EFFECT}

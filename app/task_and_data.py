@@ -9,7 +9,7 @@ from lightning_modules.compat import ensure_torchvision
 ensure_torchvision()
 
 from app.checkpoint_io import CARD, check_identity, identity, read_checkpoint  # noqa: E402
-from app.trainer_cli import SkipSidewaysCLI, shortest_clip, with_saved_config  # noqa: E402
+from app.trainer_cli import SkipSidewaysCLI, tell, with_saved_config  # noqa: E402
 
 
 class TaskAndData(SkipSidewaysCLI):
@@ -39,8 +39,7 @@ class TaskAndData(SkipSidewaysCLI):
         """Make data and task, and load the weights."""
         made = self.instantiated()
         self.datamodule, self.model = self._get(made, "data"), self._get(made, "model")
-        self.datamodule.min_frames = shortest_clip(self.model)
-        self.datamodule.min_scored_frames = getattr(self.model, "min_scored_frames", None)
+        tell(self.datamodule, self.model)
         if path := self._get(self.config, "ckpt_path"):
             self._load(path)
 

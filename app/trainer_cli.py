@@ -110,6 +110,7 @@ class SkipSidewaysCLI(LightningCLI):
         parser.set_defaults({"model": {"class_path": self.task}})
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
         parser.link_arguments("data.channels", "model.init_args.in_channels", apply_on="instantiate")
+        parser.link_arguments("data.input_kind", "model.init_args.input_kind", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the given arguments; what stands on this process's command line is not ours to look at."""
@@ -131,10 +132,14 @@ class SkipSidewaysCLI(LightningCLI):
         self.config_init = self.instantiated()
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "model")
-        self.datamodule.min_frames = shortest_clip(self.model)
-        self.datamodule.min_scored_frames = getattr(self.model, "min_scored_frames", None)
+        tell(self.datamodule, self.model)
         self.tracked = Run(self)
         video = self._get(self.config, "video")
+        if video and hasattr(self.model, "rollout"):
+            raise ValueError(
+                f"--video {video} with {type(self.model).__name__}, which is asked at steps that the data names, and a "
+                "file names none; leave --video out to predict the data's test streams"
+            )
         self.video = OneVideo(self.datamodule, Path(video), self.model.min_scored_frames) if video else None
         self.trainer = self.instantiate_trainer()
         if self.video and getattr(self.trainer.strategy, "makes_a_team", False):
@@ -192,14 +197,32 @@ def tasks() -> list[type[LightningModule]]:
     """Return the tasks that ship here, the default first."""
     from lightning_modules.action_recognition import ActionRecognition
     from lightning_modules.future_frames import FutureFrames
+    from lightning_modules.long_memory import LongMemory
 
-    return [ActionRecognition, FutureFrames]
+    return [ActionRecognition, FutureFrames, LongMemory]
 
 
 def task_path(name: str | None = None) -> str:
     """Return the class path of a task by its name or path; the default task's where it is none of ours."""
     paths = [f"{task.__module__}.{task.__name__}" for task in tasks()]
     return next((path for path in paths if name in (path, path.rsplit(".", 1)[-1])), paths[0])
+
+
+def tell(data: Any, model: LightningModule) -> None:
+    """Tell the data what the task asks of it: frames of the shortest clips, steps of a long stream's rollout.
+
+    Raises:
+        ValueError: long streams for a task that takes clips.
+    """
+    if hasattr(data, "input_kind") and not hasattr(model, "rollout"):
+        raise ValueError(
+            f"{type(data).__name__} gives long streams, and {type(model).__name__} learns from clips; add --model "
+            "LongMemory, or give --data MovingDigits"
+        )
+    data.min_frames = shortest_clip(model)
+    data.min_scored_frames = getattr(model, "min_scored_frames", None)
+    if (rollout := getattr(model, "rollout", None)) is not None:
+        data.rollout = rollout
 
 
 def shortest_clip(model: LightningModule) -> int:

@@ -40,16 +40,22 @@ class Cell:
     def facts(self) -> dict[str, Any]:
         """The columns of results.json that the configuration tells (a missing one is the class's default)."""
         model = "model.init_args."
+        remembers = has_memory(self.config)
         return {
             "row": self.row,
             "rule": get(self.config, f"{model}rule", "default"),
-            "wiring": get(self.config, f"{model}wiring", "default"),
-            "network": get(self.config, f"{model}network", "default"),
+            "wiring": get(self.config, f"{model}wiring", "-" if remembers else "default"),
+            "network": get(self.config, f"{model}{'memory' if remembers else 'network'}", "default"),
             "dataset": str(get(self.config, "data.class_path")).rsplit(".", 1)[-1],
             "fold": self.fold,
             "seed": self.seed,
             "config_hash": self.config_hash,
         }
+
+
+def has_memory(config: Mapping[str, Any]) -> bool:
+    """Whether the task is long memory, whose network is its memory, and whose wiring an encoder's of frames."""
+    return str(get(config, "model.class_path")).rsplit(".", 1)[-1] == "LongMemory"
 
 
 def make_cell(comparison: Comparison, row: Row, fold: int, seed: int) -> Cell:

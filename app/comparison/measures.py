@@ -44,10 +44,19 @@ def at_horizon(metric: str, horizon: int) -> str:
     return f"{metric}_{horizon}"
 
 
-def heading(metric: str, better: str = "higher") -> str:
-    """Return what a column of the metric is called, and that less is better where it is."""
+def heading(metric: str, better: str = "higher", frames: bool = True) -> str:
+    """Return what a column of the metric is called, and that less is better where it is.
+
+    >>> heading("test/mse", "lower"), heading("test/mse", "lower", frames=False)
+    ('MSE per pixel (lower is better)', 'MSE (lower is better)')
+
+    Args:
+        metric: its name.
+        better: higher or lower.
+        frames: whether it is of predicted frames.
+    """
     name, horizon = parts(metric)
-    text = FRAME_METRICS.get(name, name.replace(TOP1, "top-1"))
+    text = FRAME_METRICS.get(name, name.replace(TOP1, "top-1")) if frames or name != MSE else "MSE"
     text += "" if horizon is None else f" at k = {horizon}"
     return f"{text} (lower is better)" if better == "lower" else text
 

@@ -20,6 +20,7 @@ from app.comparison.formats import (
 )
 from app.comparison.grid import is_reporting
 from app.comparison.horizons import frame_tables
+from app.comparison.measures import MSE, parts
 from app.comparison.measures import heading as metric_heading
 from app.comparison.measures import places as decimals
 from app.comparison.overrides import flatten
@@ -87,7 +88,7 @@ def terminal(comparison: Comparison, records: Records, not_tuned: Collection[str
     split = _has_tuning_runs(comparison, valid)
     rows = summarise(comparison, with_baselines(valid))
     places, frames = _places(comparison, rows), comparison.predicts_frames
-    score = metric_heading(comparison.metric)
+    score = metric_heading(comparison.metric, frames=comparison.predicts_frames)
     columns = ["row", "runs", score, *([f"{score} all"] if split else []), "minus control", "verdict"]
     columns += ["against copy_last"] if frames else []
     lines = [
@@ -149,7 +150,8 @@ def _places(comparison: Comparison, rows: list[RowSummary]) -> int:
 def _main_table(
     comparison: Comparison, rows: list[RowSummary], jobs: int, split: bool, not_tuned: Collection[str]
 ) -> str:
-    score, frames = metric_heading(comparison.metric, comparison.better), comparison.predicts_frames
+    frames = comparison.predicts_frames
+    score = metric_heading(comparison.metric, comparison.better, frames)
     headings = ["row", "rule", "wiring", "network", *(["Lmin"] if frames else []), "runs (folds x seeds)"]
     headings += [f"{score}, reported" if split else score] + ([f"{score}, all"] if split else [])
     headings += [f"minus {_control(comparison)} [95 %]"]
@@ -233,7 +235,7 @@ def _control(comparison: Comparison) -> str:
 
 
 def _fall(comparison: Comparison) -> str:
-    if comparison.predicts_frames:
+    if comparison.predicts_frames or parts(comparison.metric)[0] == MSE:
         return f"val/mse is more than {100 * FALL_BACK:g} % above"
     return f"val/top1 is more than {FALL_BACK:g} below"
 

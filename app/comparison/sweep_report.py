@@ -150,7 +150,7 @@ def _tried(parameter: Mapping[str, Any]) -> str:
 
 def _trial_table(comparison: Comparison, choice: Mapping[str, Any]) -> str:
     facts, keys = choice["sweep"], list(choice["sweep"]["space"])
-    score = heading(facts["metric"], comparison.better)
+    score = heading(facts["metric"], comparison.better, comparison.predicts_frames)
     lines = [
         [
             str(trial["number"]),

@@ -59,8 +59,9 @@ def test_fit_help_costs_at_most_two_seconds_above_importing_lightning():
         (["fit"], "add --data MovingDigits"),
         (
             ["fit", "--data=Nope"],
-            "ActionRecognition, CIFAR10, FutureFrames, HMDB51, Kinetics400, Kinetics600, MovingDigits, UCF101, "
-            "VideoFolder, Weizmann",
+            "ActionRecognition, AddSequences, ArrayStreams, CIFAR10, CopySequences, CuedVideo, DigitSequences, "
+            "FutureFrames, HMDB51, Kinetics400, Kinetics600, LongMemory, MovingDigits, ScatteredCopySequences, UCF101, "
+            "VideoFolder, Weizmann, WeizmannStreams",
         ),
         (["fit", "--data=MovingDigits", "--data.siz=3"], "Did you mean size?"),
         (["fit", "--data=MovingDigits", "--trainer.max_ep=3"], "Did you mean --trainer.max_epochs?"),
@@ -132,6 +133,7 @@ def surface() -> str:
     from app.trainer_cli import TRAINER_DEFAULTS, SkipSidewaysCLI
     from lightning_modules.action_recognition import ActionRecognition
     from lightning_modules.future_frames import FutureFrames
+    from lightning_modules.long_memory import LongMemory
 
     lines = []
     for name in ("fit", "validate", "test", "predict"):
@@ -140,7 +142,8 @@ def surface() -> str:
         for action in parser._actions:
             lines += [f"{name} {option}" for option in action.option_strings]
     lines += [f"trainer default {key}: {value}" for key, value in TRAINER_DEFAULTS.items()]
-    for cls in (ActionRecognition, FutureFrames, *(getattr(datamodules, name) for name in sorted(datamodules.__all__))):
+    made_of = [getattr(datamodules, name) for name in sorted(datamodules.__all__)]
+    for cls in (ActionRecognition, FutureFrames, LongMemory, *made_of):
         parser = ArgumentParser()
         parser.add_class_arguments(cls, None)
         options = {o: a.default for a in parser._actions for o in a.option_strings if o not in ("-h", "--help")}

@@ -53,7 +53,7 @@ def test_it_begins_with_one_line_of_intent_and_prints(path, capfd):
 @pytest.mark.parametrize("path", COMPLETE, ids=lambda p: p.name)
 def test_it_makes_objects(path, request, tmp_path):
     config = yaml.safe_load(path.read_text())
-    if config["data"]["class_path"] == "Weizmann":
+    if config["data"]["class_path"] in ("Weizmann", "WeizmannStreams"):
         config["data"]["init_args"]["root"] = str(request.getfixturevalue("data_root") / "weizmann")
     if config["data"]["class_path"] == "CIFAR10":
         config["data"]["init_args"] |= {"root": str(cifar10_miniature.write(tmp_path)), "val_images": 6}
@@ -61,7 +61,10 @@ def test_it_makes_objects(path, request, tmp_path):
     cli = SkipSidewaysCLI(args=config, run=False)
     assert cli.model.hparams["in_channels"] == cli.datamodule.channels
     assert cli.model.hparams.get("num_classes") in (None, cli.datamodule.num_classes)
-    assert cli.datamodule.frames >= cli.model.min_frames
+    if (steps := getattr(cli.datamodule, "steps", None)) is not None:
+        assert max(cli.model.rollout, cli.model.selector.k) <= steps
+    else:
+        assert cli.datamodule.frames >= cli.model.min_frames
 
 
 def of_miniature(path, roots):

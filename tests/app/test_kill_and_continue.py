@@ -72,9 +72,9 @@ def test_killed_and_continued_equals_uninterrupted(argv, tmp_path, mlflow_templa
     assert history(uri) == history(f"sqlite:///{other}/mlflow.db")
 
 
-def history(uri):
+def history(uri, experiment="moving_digits"):
     """Every training and validation value by step: a continued run shows no step twice and none missing."""
-    client, (run,) = mlflow.MlflowClient(uri), runs(uri)
+    client, (run,) = mlflow.MlflowClient(uri), runs(uri, experiment)
     names = [name for name in run.data.metrics if name.startswith(("train/loss", "val/", "frames_seen"))]
     assert "train/loss" in names
     return {name: sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)) for name in names}

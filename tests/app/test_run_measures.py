@@ -9,6 +9,7 @@ import torch
 from lightning_modules.callbacks import StepMemory, StepTime, step_memory
 from lightning_modules.callbacks.confusion import confusion_content
 from lightning_modules.callbacks.step_time import WARM_UP_STEPS
+from lightning_modules.metrics.memory import MIB
 
 
 class Module(torch.nn.Module):
@@ -48,6 +49,23 @@ def test_step_time_leaves_out_steps_that_compare_gradients():
     """The steps that are left out are those that ActionRecognition logs: 1, 3, 5, ... of batches counted from 0."""
     logged = run(StepTime(), Module(2), WARM_UP_STEPS + 6, lambda i: time.sleep(0.1 if i % 2 == 1 else 0.01))
     assert logged["latency/step_p95_ms"] < 100
+
+
+@pytest.mark.parametrize("callback", [StepTime, StepMemory])
+def test_steps_that_prepare_are_not_measured(callback):
+    module = Module()
+    module.prepares = True
+
+    def work(i):
+        module.prepares = i < 4
+        module.layer(torch.ones(8 if i < 5 else 64, 8, requires_grad=True)).sum()
+        time.sleep(0.1 if i < WARM_UP_STEPS + 5 else 0.01)
+
+    logged = run(callback(), module, WARM_UP_STEPS + 9, work)
+    if callback is StepTime:
+        assert logged["latency/step_p95_ms"] < 100
+    else:
+        assert logged["memory/saved_tensors_mib"] >= 64 * 8 * 4 / MIB
 
 
 def test_step_time_says_nothing_of_warm_up_alone():

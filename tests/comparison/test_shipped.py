@@ -22,8 +22,27 @@ def test_rows_make_models_and_clips_are_long_enough(path):
         # Leaves hand options on to their base: what a class takes is what the command line finds.
         arguments = ArgumentParser().add_class_arguments(getattr(datamodules, data["class_path"]), "data")
         assert {f"data.{key}" for key in data["init_args"]} <= set(arguments), name
-        model = made(config["model"])
-        assert model.min_frames <= data["init_args"]["frames"], name
+        if config["model"]["class_path"] == "LongMemory":
+            streams_are_long_enough(config, name)
+        else:
+            assert made(config["model"]).min_frames <= data["init_args"]["frames"], name
+
+
+def streams_are_long_enough(config, name):
+    """A memory's rollouts and chosen steps fit into the data's streams, where these can be made without a download."""
+    import datamodules
+    from lightning_modules.long_memory import LongMemory
+
+    data, options = config["data"], config["model"].get("init_args", {})
+    if data["class_path"] == "WeizmannStreams":
+        model = LongMemory(num_classes=10, in_channels=1, input_kind="frames", **options)
+        settings = data["init_args"]
+        assert max(model.rollout, model.selector.k) <= settings.get("cue_frames", 24) + settings["gap"] + 1, name
+        return
+    made_data = getattr(datamodules, data["class_path"])(**data["init_args"])
+    linked = {name: getattr(made_data, name) for name in ("num_classes", "input_kind")}
+    model = LongMemory(in_channels=made_data.channels, **linked, **options)
+    assert max(model.rollout, model.selector.k) <= made_data.steps, name
 
 
 def made(section):
