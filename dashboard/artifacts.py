@@ -59,6 +59,15 @@ def read_bytes(client: MlflowClient, run_id: str, path: str, limit: int) -> byte
     return _from_folder(folder, path, limit) if folder else _from_server(client, run_id, path, limit)
 
 
+def exists(client: MlflowClient, run_id: str, path: str) -> bool:
+    """Return whether a run has the artifact, without reading it."""
+    path = checked_path(path)
+    folder = local_folder(_artifact_root(client, run_id))
+    if folder:
+        return (folder / path).is_file()
+    return _is_listed(client, run_id, path)
+
+
 def read_text(client: MlflowClient, run_id: str, path: str) -> str:
     """Return a text artifact; bytes that are no UTF-8 are shown as replacement characters."""
     return read_bytes(client, run_id, path, TEXT_BYTES).decode("utf-8", errors="replace")
@@ -147,6 +156,15 @@ def _from_folder(folder: Path, path: str, limit: int) -> bytes:
         raise Refused(_too_large(path, size, limit))
     with file.open("rb") as opened:
         return opened.read(size)
+
+
+def _is_listed(client: MlflowClient, run_id: str, path: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return any(entry.path == path for entry in client.list_artifacts(run_id, path.rpartition("/")[0] or None))
+    except (MlflowException, OSError):
+        return False
 
 
 def _from_server(client: MlflowClient, run_id: str, path: str, limit: int) -> bytes:

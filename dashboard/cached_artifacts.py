@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from dashboard import artifacts, saved_frames
+from dashboard import artifacts, memory_streams, saved_frames
 from dashboard.cached import FRESH_S, client
 from dashboard.histories import read_timed_history
 from dashboard.runs import translated
@@ -76,6 +76,32 @@ def predicted(uri: str, run_id: str, clip_id: str, ended: pd.Timestamp) -> saved
     clip = _arrays(uri, run_id, f"{folder}/context.npz", ("context",), _age(ended))
     made = _arrays(uri, run_id, f"{folder}/prediction.npz", ("prediction", "frames"), _age(ended))
     return saved_frames.predicted(found, clip["context"], made["prediction"], made["frames"])
+
+
+def has(uri: str, run_id: str, path: str, ended: pd.Timestamp) -> bool:
+    """Return whether a run has an artifact; False for a run that has gone."""
+    return _has(uri, run_id, path, _age(ended))
+
+
+@st.cache_data(show_spinner=False, max_entries=5_000)
+def _has(uri: str, run_id: str, path: str, age: str) -> bool:
+    try:
+        return artifacts.exists(client(uri), run_id, path)
+    except artifacts.ArtifactError:
+        return False
+
+
+def streams(uri: str, run_id: str, ended: pd.Timestamp) -> memory_streams.Index:
+    """Return which long streams a run saved. Raises Missing, Refused, NoStreams."""
+    return memory_streams.parse_index(json_object(uri, run_id, memory_streams.STREAMS, ended))
+
+
+def stream(uri: str, run_id: str, stream_id: str, ended: pd.Timestamp) -> memory_streams.Stream:
+    """Return one stream of a run's index, with its frames where it is a video. Raises Missing, Refused, NoStreams."""
+    index = streams(uri, run_id, ended)
+    entry = index.streams[stream_id]
+    names = memory_streams.ARRAYS + (memory_streams.FRAME_ARRAYS if index.has_frames else ())
+    return memory_streams.stream(entry, _arrays(uri, run_id, entry.file, names, _age(ended)))
 
 
 # A resource is not copied at every rerun; nobody writes into these arrays.

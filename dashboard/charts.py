@@ -1,4 +1,4 @@
-"""Altair charts from plain tables: score against cost, cost by stage. No Streamlit, no MLflow."""
+"""Altair charts from plain tables: score against cost or gap, cost by stage. No Streamlit, no MLflow."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ _LEGEND_ROW_PX = 24
 _LEGEND_LETTERS = 60
 _STROKE = {"symbolType": "stroke", "symbolSize": 300, "symbolStrokeWidth": 3}
 _MARKER = {"symbolSize": 90}
+SPREAD = {"mean": "Mean", "std": "± (std)", "low": "Lowest", "high": "Highest"}
+_CHANCE_COLOUR = "#595959"
 TITLES = {
     "test/top1": "Top-1 accuracy (test)",
     "val/top1": "Top-1 accuracy (validation)",
@@ -124,6 +126,46 @@ def cost_by_stage(stages: pd.DataFrame, palette: Palette, cost: str) -> alt.Laye
     )
     said = "; ".join(f"{one.line}, stage {one.stage}: {one.mean:.4g}" for one in stages.itertuples())
     return _finished(chart, stages["line"]).properties(description=f"{cost} by stage. {said}.")
+
+
+def score_against_gap(
+    points: pd.DataFrame, palette: Palette, title: str, *, share: bool = False, chance: float | None = None
+) -> alt.LayerChart:
+    """Return a line a row over the gap, on a logarithmic axis, with the lowest and highest run at each gap.
+
+    Args:
+        points: `memory_gaps.points`.
+        palette: the looks of their lines.
+        title: of the vertical axis.
+        share: the score goes from 0 to 1, and so does the axis.
+        chance: what a guess scores, drawn across.
+    """
+    gaps = sorted(points["gap"].unique().tolist())
+    scale = alt.Scale(type="symlog" if gaps[0] < 1 else "log", nice=False, padding=24)
+    axis = alt.Axis(values=gaps, format=",d", labelOverlap="greedy", grid=False)
+    x = alt.X("gap:Q", title="Gap (steps)", scale=scale, axis=axis)
+    up = alt.Scale(domain=[0, 1]) if share else alt.Scale(zero=False, nice=True)
+    base = alt.Chart(points).encode(x=x, color=_colour(palette, points["line"], {**_MARKER, "symbolStrokeWidth": 0}))
+    dash = alt.StrokeDash("line:N", scale=_scale(palette, points["line"], "dash"), legend=None)
+    shape = alt.Shape("line:N", scale=_scale(palette, points["line"], "shape"), legend=None)
+    tooltip = [
+        alt.Tooltip("line:N", title="row"),
+        alt.Tooltip("gap:Q", format=",d"),
+        *(alt.Tooltip(f"{name}:Q", title=said.lower(), format=".4~g") for name, said in SPREAD.items()),
+        alt.Tooltip("runs:Q", format="d"),
+    ]
+    y = alt.Y("mean:Q", title=title, scale=up)
+    spread = base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", title=title, scale=up), y2="high:Q")
+    line = base.mark_line(strokeWidth=2).encode(y=y, strokeDash=dash)
+    marks = base.mark_point(filled=True, size=90, opacity=1).encode(y=y, shape=shape, tooltip=tooltip)
+    chart = spread + line + marks
+    if chance is not None:
+        level = alt.Chart(pd.DataFrame({"mean": [chance], "name": [f"chance {chance:.3g}"]})).encode(y="mean:Q")
+        chart += level.mark_rule(color=_CHANCE_COLOUR, strokeDash=[3, 3], strokeWidth=1.5)
+        text = level.mark_text(align="left", baseline="bottom", dx=4, dy=-2, color=_CHANCE_COLOUR)
+        chart += text.encode(text="name:N", x=alt.value(0))
+    said = "; ".join(f"{one.line}, gap {one.gap}: {one.mean:.4g}" for one in points.itertuples())
+    return _finished(chart, points["line"]).properties(description=f"{title} against the gap. {said}.")
 
 
 def _colour(palette: Palette, lines: pd.Series, symbol: dict[str, Any]) -> alt.Color:

@@ -26,6 +26,9 @@ COLOURS = {  # what a row is, as `family` names it
     SKIP_SIDEWAYS: "#AA3377",
     "greedy": "#6A3D9A",
     ASYNCHRONOUS: "#4C7A00",
+    "memup": "#C2185B",
+    "truncated_backprop": "#00777F",
+    "full_backprop": "#5E35B1",
     FROZEN: "#6B6B6B",
     OTHER: "#000000",
     # what no run trains: rows of the pages on predicted frames
@@ -70,6 +73,8 @@ KNOWN = (
     *("compact_norm", "xconv_1_4", "xconv_1_8", "xconv_1_16", "xconv_1_32", "paper_1_4", "paper_1_16"),
     *("skip_sideways_xconv_1_4", "skip_sideways_newest_xconv_1_4", "greedy_cnn_xconv_1_4"),
     *("vgg8", "vgg8_xconv_1_4", "cnn3d_xconv_1_4"),
+    *("memup", "memup_surprise", "memup_oracle", "truncated_backprop", "full_backprop", "transformer"),
+    *("memup_no_chrono", "truncated_no_chrono"),
 )
 Style = tuple[int, int]  # marker, dash: their places in SHAPES and DASHES
 
@@ -115,12 +120,15 @@ class Palette:
 
 
 def own_style(row: str, wiring: str) -> tuple[Style, bool]:
-    """Return the look of a row by itself, and whether its name is a known one."""
-    name = _plain(row)
-    if name in KNOWN:
-        place = KNOWN.index(name)
+    """Return the look of a row by itself, and whether its name is a known one.
+
+    A variant (`NAME@VARIANT`) of a known name looks like it, but leaves the look to the name itself.
+    """
+    name, known = _plain(row), _plain(row.partition("@")[0])
+    if known in KNOWN:
+        place = KNOWN.index(known)
         turn, marker = divmod(place, len(SHAPES))
-        return (marker, (marker + turn) % len(DASHES)), True
+        return (marker, (marker + turn) % len(DASHES)), known == name
     number = int.from_bytes(hashlib.sha256(f"{name} {wiring}".encode("utf-8", "replace")).digest()[:4], "big")
     turn, marker = divmod(number, len(SHAPES))
     return (marker, turn % len(DASHES)), False

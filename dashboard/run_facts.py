@@ -12,7 +12,7 @@ from dashboard.names import clean
 SETTINGS = {
     "row": "Row", "task": "Task", "rule": "Rule", "wiring": "Wiring", "network": "Network", "lmin": "Lmin",
     "horizon": "Horizon", "update": "Update", "stash": "Stash", "executor": "Executor", "stages": "Stages",
-    "dataset": "Data set", "split": "Split", "fold": "Fold", "seed": "Seed", "views": "Views",
+    "gap": "Gap", "dataset": "Data set", "split": "Split", "fold": "Fold", "seed": "Seed", "views": "Views",
     "data_found": "Videos found", "data_expected": "Videos expected", "device": "Device", "torch": "PyTorch",
     "git_sha": "Commit", "comparison": "Comparison", "run_name": "Run's folder",
 }  # fmt: skip

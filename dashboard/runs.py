@@ -54,6 +54,7 @@ TAGS = (
     "comparison",
     "tuning",
     "horizon",
+    "gap",
     "lmin",
     "schema_version",
 )

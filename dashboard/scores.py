@@ -56,18 +56,30 @@ SSIM = Score("test/ssim", "SSIM (test)", "SSIM", "Structural similarity, 2-D, me
 MSE_SUM = Score("test/mse_sum", "MSE per frame (test)", "MSE/frame", "Squared error summed over a frame", True, None)
 LPIPS = Score("test/lpips", "LPIPS (test)", "LPIPS", "Learned perceptual distance", True)
 FRECHET = Score("test/frechet", "Frechet distance (test)", "Frechet", "Frechet distance of clip features", True, None)
+ANSWERS = Score("test/top1", "Share of right answers (test)", "Top-1", "Share of the scored steps answered right")
+ANSWER_MSE = Score("test/mse", "MSE of the answers (test)", "MSE", "Squared error, mean over scored steps", True, None)
 OF_TASK = {
     "action_recognition": (TOP1, TOP5, LOSS),
     "future_frames": (MSE, PSNR, SSIM, MSE_SUM, LPIPS, FRECHET),
+    "long_memory": (ANSWERS, ANSWER_MSE, LOSS),
 }
-TASKS = {"action_recognition": "Action recognition", "future_frames": "Future frames"}
+TASKS = {"action_recognition": "Action recognition", "future_frames": "Future frames", "long_memory": "Long memory"}
 BASELINES = {"copy_last": "copy the last frame", "mean_last": "mean of the last frames"}
 
 
 def scores_of(task: str, runs: pd.DataFrame) -> list[Score]:
     """Return the scores of a task that some run has, the main one first; that one alone where none has any."""
-    known = OF_TASK.get(task) or tuple(score for scores in OF_TASK.values() for score in scores)
+    known = OF_TASK.get(task) or _of_any_task()
     return [score for score in known if runs[score.metric].notna().any()] or [known[0]]
+
+
+def _of_any_task() -> tuple[Score, ...]:
+    """Return the scores of all tasks, each metric once, as its first task calls it."""
+    found: dict[str, Score] = {}
+    for scores in OF_TASK.values():
+        for score in scores:
+            found.setdefault(score.metric, score)
+    return tuple(found.values())
 
 
 def horizons_of(score: Score, runs: pd.DataFrame) -> list[int]:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-PAGES = ("compare", "cost", "frames", "learning", "run", "sweep")
+PAGES = ("compare", "cost", "frames", "learning", "memory", "run", "sweep")
 WIDTHS_PX = (1280, 390)
 HEIGHT_PX = 900
 MOST_PX = 4000  # of a page's height

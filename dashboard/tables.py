@@ -27,7 +27,7 @@ from dashboard.scores import BASELINES, TOP1, Score
 
 SCOPE = ["task", "dataset", "comparison"]
 LINE = [
-    *("row", "rule", "wiring", "network", "split", "update", "stash", "executor", "device", "views", "horizon"),
+    *("row", "rule", "wiring", "network", "split", "update", "stash", "executor", "device", "views", "horizon", "gap"),
     *SCOPE,
 ]
 CELL = ["split", "fold", "seed"]

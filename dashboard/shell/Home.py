@@ -1,4 +1,4 @@
-"""The dashboard's entry: the six pages and the navigation between them. Run by `skip-sideways dashboard`.
+"""The dashboard's entry: the seven pages and the navigation between them. Run by `skip-sideways dashboard`.
 
     shell/Home.py --- st.navigation ---> pages/NAME.py: draw(uri)
 
@@ -33,6 +33,7 @@ PAGES = {  # module in dashboard/pages and address: title. No icons: a browser w
     "cost": "Accuracy against cost",
     "frames": "Predicted frames",
     "learning": "Learning",
+    "memory": "Memory",
     "run": "Run",
     "sweep": "Sweep",
 }

@@ -15,7 +15,7 @@ from dashboard_store import uri_of
 from frames_store import log_files, npz
 
 from dashboard import artifacts
-from dashboard.artifacts import Missing, Refused, read_arrays, read_bytes, read_json, read_text
+from dashboard.artifacts import Missing, Refused, exists, read_arrays, read_bytes, read_json, read_text
 from dashboard.runs import open_store
 
 
@@ -169,3 +169,16 @@ def test_artifacts_behind_a_server_are_fetched_only_when_their_size_is_known_and
         assert server.fetched == []
     with pytest.raises(Missing, match=r"b\.json"):
         read_json(Server(tmp_path, 8), "r", "p/b.json")
+
+
+def test_whether_an_artifact_is_there_is_told_without_reading_it(client, run_id, tmp_path):
+    log_files(client, run_id, {"p/a.json": b"{}"})
+    assert exists(client, run_id, "p/a.json")
+    assert not exists(client, run_id, "p")
+    assert not exists(client, run_id, "p/b.json")
+    server = Server(tmp_path, None)
+    assert (exists(server, "r", "p/a.json"), exists(server, "r", "p/b.json"), server.fetched) == (True, False, [])
+    with pytest.raises(Missing, match="not in the store"):
+        exists(client, "f" * 32, "p/a.json")
+    with pytest.raises(Refused):
+        exists(client, run_id, "../a.json")

@@ -13,7 +13,7 @@ from dashboard.names import LONGEST
 from dashboard.runs import open_store, read_store
 
 
-@pytest.mark.parametrize("name", ["compare", "cost", "frames", "learning", "run"])
+@pytest.mark.parametrize("name", ["compare", "cost", "frames", "learning", "memory", "run"])
 def test_no_page_fails_and_no_markdown_is_of_a_stranger(open_page, hostile_db, name):
     page = open_page(uri_of(hostile_db), name, dataset="all", comparison="all")
     assert page.title

@@ -325,7 +325,7 @@ def test_a_link_to_a_run_opens_its_data_set_and_comparison(open_one, frames_db, 
     assert widget(open_one("run", frames_db), "run").value == newer
 
 
-@pytest.mark.parametrize("page", ["frames", "learning", "run"])
+@pytest.mark.parametrize("page", ["frames", "learning", "memory", "run"])
 def test_an_empty_and_a_missing_store_say_what_to_type(open_one, bare_db, tmp_path, page):
     assert "make demo" in [block.value for block in open_one(page, bare_db).code]
     assert "make demo" in [block.value for block in open_one(page, tmp_path / "none.db").code]
