@@ -14,7 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
-BLOCK = re.compile(r"<!-- table: (\w+)(?:, ([^>\n]+))? -->\n.*?<!-- end of table -->", re.DOTALL)
+BLOCK = re.compile(r"<!-- table: ([\w/]+)(?:, ([^>\n]+))? -->\n.*?<!-- end of table -->", re.DOTALL)
 COLUMNS = ("row", "wiring", "runs", "top-1", "minus", "verdict", "gap recovered", "saved tensors")
 # Of predicted frames, whose differences are read as shares.
 FRAME_COLUMNS = ("row", "wiring", "Lmin", "runs", "MSE", "against", "verdict", "gap recovered")
