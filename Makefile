@@ -32,14 +32,17 @@ demo: $(INSTALLED)  ## train and compare the rules on generated videos, print th
 		exec $(BIN)/skip-sideways dashboard; \
 	fi
 
-# One thread: the tests are small and may share the machine.
+# One thread for each process: the tests are small and may share the machine.
+TEST_PROCESSES ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal
+
 test: export OMP_NUM_THREADS ?= 1
-test: $(INSTALLED)  ## run every test that is not slow
-	@$(BIN)/python -m pytest -m "not slow"
+test: $(INSTALLED)  ## run every test that is not slow (TEST_PROCESSES=8: with eight processes; two by default)
+	@$(PYTEST) -m "not slow"
 
 test-slow: export OMP_NUM_THREADS ?= 1
 test-slow: $(INSTALLED)  ## run the slow tests
-	@$(BIN)/python -m pytest -m slow
+	@$(PYTEST) -m slow
 
 # A machine with a GPU often has its own build of torch: nothing is installed for this. .venv is used where it is there.
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))

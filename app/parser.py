@@ -87,13 +87,32 @@ def plain_message(message: str) -> str:
 
 
 class PlainParser(LightningArgumentParser):
-    """LightningArgumentParser that raises ValueError where its parents print the usage and exit."""
+    """LightningArgumentParser that raises ValueError where its parents print the usage and exit.
+
+    Attributes:
+        examples: data that the task takes, for who gave none.
+    """
+
+    examples = "MovingDigits (generated), VideoFolder, UCF101"
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise ValueError with what was wrong and what to type."""
         if isinstance(ex, _ExplainedError):  # by the subcommand's parser
             raise ex
-        raise _ExplainedError(_explained(message) or f"{plain_message(message)}{self._advice(message)}") from ex
+        raise _ExplainedError(self._explained(message) or f"{plain_message(message)}{self._advice(message)}") from ex
+
+    def _explained(self, message: str) -> str | None:
+        """Return our own sentence for what users meet first, None for any other message."""
+        if re.search(r"arguments are required: (\w+\.)?data\b", message):
+            return f"no data was given: add --data {self.examples}, ..., or --config FILE."
+        if found := re.search(
+            r"arguments are required: ([\w, ]+?)\n.*class_path='(?:\w+\.)*(\w+)'", message, re.DOTALL
+        ):
+            needed = " ".join(f"--data.{name} ..." for name in found[1].split(", "))
+            return f"--data {found[2]} needs more: add {needed}"
+        if found := re.search(r"\"config\": File does not exist: '([^']+)'", message):
+            return f"--config: there is no file {found[1]}; expected a YAML file such as `fit --print_config` writes."
+        return None
 
     def _advice(self, message: str) -> str:
         """Return a sentence with what was probably meant."""
@@ -101,7 +120,8 @@ class PlainParser(LightningArgumentParser):
             known = [option for action in self._actions for option in action.option_strings]
             return _did_you_mean(found[1], known)
         if found := re.search(r"Option '(\w+)' is not accepted", message):  # said by the parser of a class
-            return _did_you_mean(found[1], [action.dest for action in self._actions if action.dest != "help"])
+            known = [action.dest for action in self._actions if action.dest != "help"]
+            return _did_you_mean(found[1], known) if known else f". Name the class, as --data {self.examples}"
         if found := re.search(r"Group '(\w+)' does not accept option '(\w+)'", message):
             group = f"{found[1]}."
             return _did_you_mean(
@@ -112,16 +132,10 @@ class PlainParser(LightningArgumentParser):
         return ""
 
 
-def _explained(message: str) -> str | None:
-    """Return our own sentence for what users meet first, None for any other message."""
-    if re.search(r"arguments are required: (\w+\.)?data\b", message):
-        return "no data was given: add --data MovingDigits (generated), VideoFolder, UCF101, ..., or --config FILE."
-    if found := re.search(r"arguments are required: ([\w, ]+?)\n.*class_path='(?:\w+\.)*(\w+)'", message, re.DOTALL):
-        needed = " ".join(f"--data.{name} ..." for name in found[1].split(", "))
-        return f"--data {found[2]} needs more: add {needed}"
-    if found := re.search(r"\"config\": File does not exist: '([^']+)'", message):
-        return f"--config: there is no file {found[1]}; expected a YAML file such as `fit --print_config` writes."
-    return None
+class LongStreamsParser(PlainParser):
+    """The parser where the task is a long memory."""
+
+    examples = "CuedVideo (generated), CopySequences, ArrayStreams"
 
 
 class _ExplainedError(ValueError):

@@ -12,7 +12,8 @@ SCHEMA_VERSION = "1"
 KEYS = (
     "rule", "wiring", "network", "task", "dataset", "split", "fold", "seed", "git_sha", "device", "torch", "data_hash",
     "views", "id_hash", "data_found", "data_expected",
-    "lmin", "horizon", "gap", "executor", "stages", "update", "stash", "row", "comparison", "tuning", "schema_version",
+    "lmin", "horizon", "gap", "detector", "encoder", "executor", "stages", "update", "stash", "row", "comparison",
+    "tuning", "schema_version",
 )  # fmt: skip
 TASKS = {"ActionRecognition": "action_recognition", "FutureFrames": "future_frames", "LongMemory": "long_memory"}
 # What does not change a result, so does not change a run's name either.
@@ -63,23 +64,26 @@ def run_layout(
     }
     layout |= {key: chosen.get(key, "") for key in ("rule", "wiring", "network", "executor", "update", "stash")}
     layout |= memory_names(chosen, getattr(data, "input_kind", ""))
-    row = [layout["network"], layout["wiring"], layout["rule"], layout.pop("detector", "")]
+    row = [layout["network"], layout["wiring"], layout["rule"], layout["detector"]]
     layout["row"] = " ".join(str(part) for part in row if part)
     return {key: str(layout[key]) for key in KEYS}
 
 
 def memory_names(chosen: Mapping[str, Any], input_kind: str) -> dict[str, str]:
-    """Return network, wiring and detector of a task with a memory, nothing for other tasks.
+    """Return network, wiring, detector and encoder of a task with a memory; other tasks have neither of the latter.
 
-    The network is the memory; the wiring is that of the network that encodes frames, where there are frames.
+    The network is the memory; the wiring is that of the network that encodes frames, where there are frames, and the
+    encoder says how that one learns.
     """
     if "memory" not in chosen:
-        return {}
+        return {"detector": "", "encoder": ""}
     detects = chosen["rule"] == "memup" and chosen["select"] != "current"
+    sees = input_kind == "frames"
     return {
         "network": chosen["memory"],
-        "wiring": chosen["wiring"] if input_kind == "frames" else "",
+        "wiring": chosen["wiring"] if sees else "",
         "detector": chosen["detector"] if detects else "",
+        "encoder": chosen["encoder"] if sees else "",
     }
 
 

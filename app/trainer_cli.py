@@ -15,7 +15,7 @@ from app.checkpoint_io import CARD, missing, read_checkpoint  # noqa: E402
 from app.checkpoints import RunCheckpoint  # noqa: E402
 from app.noise import without_noise  # noqa: E402
 from app.one_video import OneVideo, remembered  # noqa: E402
-from app.parser import PlainParser, given_class  # noqa: E402
+from app.parser import LongStreamsParser, PlainParser, given_class  # noqa: E402
 from app.run import Run, RunConfig  # noqa: E402
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -71,7 +71,8 @@ class SkipSidewaysCLI(LightningCLI):
         self.tags, self.experiment_name, self.parent_run_id = dict(tags or {}), experiment_name, parent_run_id
         import_classes()
         self.task = task_path(given_class(args, "model"))
-        super().__init__(args=args, run=run, **PARSER_OPTIONS)
+        remembers = {"parser_class": LongStreamsParser} if self.task.endswith(".LongMemory") else {}
+        super().__init__(args=args, run=run, **PARSER_OPTIONS | remembers)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Return the one subcommand that was asked for and the arguments of the Trainer's method to leave out."""

@@ -27,7 +27,8 @@ METRICS = {
 SHARES = ("test/top1", "test/detector_precision", "test/detector_recall")
 CHANCE = "test/chance"  # what a guess scores, where runs say it
 VARIANT = "@"
-_DIFFERENT = ["rule", "network", "comparison", "dataset"]  # what tells two lines of one name apart
+# What tells two lines of one name apart.
+_DIFFERENT = ["rule", "network", "detector", "encoder", "comparison", "dataset"]
 
 
 def gap_of(tag: object) -> float:
@@ -49,7 +50,7 @@ def with_gap(runs: pd.DataFrame) -> pd.DataFrame:
 def joined(runs: pd.DataFrame) -> pd.DataFrame:
     """Return runs `with_gap` with `row` without its variant, and the `line` of each: rows of other gaps are one.
 
-    Where rules, networks or comparisons have a row of the same name each has its line.
+    Where rules, networks, detectors, encoders or comparisons have a row of the same name each has its line.
     """
     settings = {name: "" for name in tables.LINE if name not in ("row", *_DIFFERENT)}
     named = runs.assign(row=runs["row"].map(base_of), **settings)

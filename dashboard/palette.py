@@ -74,7 +74,7 @@ KNOWN = (
     *("skip_sideways_xconv_1_4", "skip_sideways_newest_xconv_1_4", "greedy_cnn_xconv_1_4"),
     *("vgg8", "vgg8_xconv_1_4", "cnn3d_xconv_1_4"),
     *("memup", "memup_surprise", "memup_oracle", "truncated_backprop", "full_backprop", "transformer"),
-    *("memup_no_chrono", "truncated_no_chrono"),
+    *("memup_no_chrono", "truncated_no_chrono", "memup_sideways"),
 )
 Style = tuple[int, int]  # marker, dash: their places in SHAPES and DASHES
 

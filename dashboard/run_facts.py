@@ -12,9 +12,10 @@ from dashboard.names import clean
 SETTINGS = {
     "row": "Row", "task": "Task", "rule": "Rule", "wiring": "Wiring", "network": "Network", "lmin": "Lmin",
     "horizon": "Horizon", "update": "Update", "stash": "Stash", "executor": "Executor", "stages": "Stages",
-    "gap": "Gap", "dataset": "Data set", "split": "Split", "fold": "Fold", "seed": "Seed", "views": "Views",
-    "data_found": "Videos found", "data_expected": "Videos expected", "device": "Device", "torch": "PyTorch",
-    "git_sha": "Commit", "comparison": "Comparison", "run_name": "Run's folder",
+    "gap": "Gap", "detector": "Detector", "encoder": "Encoder", "dataset": "Data set", "split": "Split",
+    "fold": "Fold", "seed": "Seed", "views": "Views", "data_found": "Videos found",
+    "data_expected": "Videos expected", "device": "Device", "torch": "PyTorch", "git_sha": "Commit",
+    "comparison": "Comparison", "run_name": "Run's folder",
 }  # fmt: skip
 MOST_METRICS = 1000
 STYLE = """<style>

@@ -55,6 +55,8 @@ TAGS = (
     "tuning",
     "horizon",
     "gap",
+    "detector",
+    "encoder",
     "lmin",
     "schema_version",
 )

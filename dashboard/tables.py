@@ -28,6 +28,7 @@ from dashboard.scores import BASELINES, TOP1, Score
 SCOPE = ["task", "dataset", "comparison"]
 LINE = [
     *("row", "rule", "wiring", "network", "split", "update", "stash", "executor", "device", "views", "horizon", "gap"),
+    *("detector", "encoder"),
     *SCOPE,
 ]
 CELL = ["split", "fold", "seed"]

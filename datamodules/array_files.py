@@ -211,12 +211,23 @@ class ArrayLanes(Lanes):
         return torch.from_numpy(x), torch.from_numpy(y)
 
 
+def check_ranges(stream: ArrayStream, form: Form) -> None:
+    """Refuse a stream with a class or symbol beyond those that there are; its files are read in pieces."""
+    for _, part in pieces(stream.y):
+        _check_range(stream, "y", part[part != IGNORE], form.classes, "--data.num_classes")
+    if form.kind == "symbols":
+        for _, part in pieces(stream.x):
+            _check_range(stream, "x", part, form.symbols, "--data.symbols")
+
+
 def _check_range(stream: ArrayStream, part: str, values: np.ndarray, bound: int, option: str) -> None:
     if values.size and (values.min() < 0 or values.max() >= bound):
         wrong = values[(values < 0) | (values >= bound)][0]
+        nothing = f" Where nothing is asked, y is {IGNORE}." if part == "y" and wrong < 0 else ""
+        more = f"Give {option} {wrong + 1}, or mend the file." if wrong >= bound else "Mend the file."
         raise ValueError(
             f"{beside(stream.stem, part)} has {wrong}; expected 0 to {bound - 1}, for the training streams have no "
-            f"more. Give {option} {max(wrong + 1, bound)}, or mend the file."
+            f"more. {more}{nothing}"
         )
 
 

@@ -4,9 +4,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from datamodules.array_files import ArraySource, ArrayStream, Form, beside, find_streams, fingerprint, form_of, largest
+from datamodules.array_files import (
+    ArraySource,
+    ArrayStream,
+    Form,
+    beside,
+    check_ranges,
+    find_streams,
+    fingerprint,
+    form_of,
+    largest,
+)
+from datamodules.lanes import IGNORE
 from datamodules.listing import SPLITS
 from datamodules.long_streams import LongStreamData
+
+_READ = {"validate": ("val",), "test": ("test",), "predict": ("test",)}  # splits by stage; a fit is of all
 
 
 class ArrayStreams(LongStreamData):
@@ -74,10 +87,16 @@ class ArrayStreams(LongStreamData):
         return {f"{s.name}.{part}": fingerprint(beside(s.stem, part)) for s in files for part in ("x", "y")}
 
     def setup(self, stage: str | None = None) -> None:
-        """Refuse to validate on nothing, and rollouts longer than the streams."""
+        """Refuse to validate on nothing, rollouts longer than the streams, and classes and symbols beyond those known.
+
+        A fit looks through the test streams too: what they ask is known before the training, not after it.
+        """
         if stage == "validate" and not self.files["val"]:
             raise ValueError("there is no stream in val/, so nothing to validate on. Add NAME.x.npy and NAME.y.npy.")
         super().setup(stage)
+        for split in _READ.get(stage or "fit", SPLITS):
+            for stream in self.files[split]:
+                check_ranges(stream, self.form)
 
     def source(self, split: str) -> ArraySource:
         """Return the streams of `train`, `val` or `test`."""
@@ -105,6 +124,11 @@ def _form(root: Path, files: dict[str, list[ArrayStream]], classes: int, symbols
     classes = classes or 1 + largest([stream.y for stream in files["train"]])
     if classes < 1:
         raise ValueError(f"{root / 'train'}: nothing is asked, for all targets are negative. Expected classes from 0.")
+    if classes == 1:
+        raise ValueError(
+            f"{root / 'train'}: one class: nothing to learn; expected targets of two classes or more, from 0 on, and "
+            f"{IGNORE} where nothing is asked. Give --data.num_classes 2 or more if other streams have the others."
+        )
     if form.kind == "symbols":
         symbols = symbols or 1 + largest([stream.x for stream in files["train"]])
     return replace(form, classes=classes, symbols=symbols)

@@ -120,9 +120,15 @@ class LongStreamData(LightningDataModule, ABC):
         """Check that the streams can be read as the model asks.
 
         Raises:
-            ValueError: a rollout longer than the streams, several processes, or nothing to validate on.
+            ValueError: one class, a rollout longer than the streams of a fit, several processes, or nothing to validate
+                on.
         """
-        if self.rollout > self.steps:
+        if self.num_classes < 2 and not self.regression:
+            raise ValueError(
+                f"{self.dataset_name} has one class: nothing to learn; expected two or more in class_names, or "
+                "`regression = True` where numbers are asked for"
+            )
+        if stage in (None, "fit") and self.rollout > self.steps:
             raise ValueError(
                 f"--model.rollout {self.rollout}: {self.dataset_name} has streams of {self.steps:,} steps. Give "
                 f"--model.rollout {self.steps} or less, or --model.rule full_backprop for whole streams."

@@ -16,11 +16,12 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from lightning_modules.execution import ClipAnswers, ClipGradients
 from lightning_modules.execution.clip_loss import Loss, cross_entropy, first_loss_tick
 from lightning_modules.execution.schedule import shortest_clip
+from lightning_modules.inputs import Inputs
 from lightning_modules.metrics.module_scores import ModuleScores
 from lightning_modules.metrics.video_scores import VideoScores, clip_scores, summed_scores
 from lightning_modules.networks import ClipNetwork, UnitNetwork, build_network
 from lightning_modules.rules import Rule
-from lightning_modules.video_task import Batch, Inputs, VideoTask
+from lightning_modules.video_task import Batch, VideoTask
 
 
 class ActionRecognition(VideoTask):

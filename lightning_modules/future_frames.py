@@ -35,6 +35,7 @@ from lightning_modules.horizon import (
     target_frames,
     training_targets,
 )
+from lightning_modules.inputs import Inputs
 from lightning_modules.metrics.frame_evaluation import NONE, VALIDATION, FrameEvaluation, protocols
 from lightning_modules.metrics.frame_scores import check_window
 from lightning_modules.metrics.frechet import feature_extractor
@@ -44,7 +45,7 @@ from lightning_modules.networks import UnitNetwork, build_frame_predictor
 from lightning_modules.networks.heads import DECODER
 from lightning_modules.predicted_clips import PredictedClips
 from lightning_modules.rules import Rule
-from lightning_modules.video_task import Batch, Inputs, VideoTask
+from lightning_modules.video_task import Batch, VideoTask
 
 SCHEMA = 1
 

@@ -10,6 +10,7 @@ with another rule; a causal transformer over the last steps is another memory.
 Shape legend: B lanes, T steps of a stream, N steps of a piece, A answers (steps that are scored), K classes.
 """
 
+import inspect
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,60 +18,33 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.optim import Optimizer
-from torchmetrics import CatMetric, MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
-from torchmetrics.utilities import dim_zero_cat
 
+from lightning_modules.fit_plan import restore_loaders, updates_of
+from lightning_modules.memory import building
+from lightning_modules.memory.answering import answers_of, rows_of
 from lightning_modules.memory.candidates import Candidates, candidates_of
 from lightning_modules.memory.carried import Carried
-from lightning_modules.memory.detectors import (
-    DETECTORS,
-    PIECE,
-    Detector,
-    EntropyDetector,
-    Followers,
-    OracleDetector,
-    SurpriseDetector,
-    refuse_certainty,
-)
-from lightning_modules.memory.encoders import (
-    FRAME_ENCODERS,
-    INPUT_KINDS,
-    Encoder,
-    FrameEncoder,
-    SymbolEncoder,
-    VectorEncoder,
-    load_encoder,
-)
-from lightning_modules.memory.local_model import LocalContext, LocalModel
-from lightning_modules.memory.memory_network import MEMORIES, MemoryNetwork
+from lightning_modules.memory.encoders import INPUT_KINDS, FrameEncoder, load_encoder
+from lightning_modules.memory.findings import Findings, finds
+from lightning_modules.memory.first_choices import first_choices, hits_of
 from lightning_modules.memory.moments import prediction_moments
-from lightning_modules.memory.predictor import Predictor
-from lightning_modules.memory.questions import Question, make_question
+from lightning_modules.memory.own_targets import asked_now, local_loss, teach_encoder
+from lightning_modules.memory.questions import make_question
 from lightning_modules.memory.reading import Steps, read_run
-from lightning_modules.memory.recurrent import Recurrent
 from lightning_modules.memory.rollout import RolloutLoss, each_step_loss, memup_loss
-from lightning_modules.memory.selectors import Composite, CurrentStep, GumbelTopK, Selector, TopK
+from lightning_modules.memory.settings import check_settings, check_streams, rollout_of, without_effect
 from lightning_modules.memory.watching import Watcher
-from lightning_modules.memory.window_transformer import WindowTransformer
-from lightning_modules.networks import FRAME_NETWORKS, UnitNetwork, build_network
-from lightning_modules.optimisation import (
-    OPTIMIZERS,
-    SCHEDULES,
-    clip_per_unit,
-    make_optimizer,
-    make_scheduler,
-    planned_updates,
-)
+from lightning_modules.metrics.long_answers import LongAnswers
+from lightning_modules.optimisation import check_names, clip_per_unit, make_optimizer, make_scheduler
 
 Batch = Mapping[str, Any]
 STATE = "long_memory"
-RULES = ("memup", "truncated_backprop", "full_backprop")
-SELECTORS = ("top_k", "gumbel_top_k", "current", "top_k+current")
 
 
 class LongMemory(LightningModule):
@@ -123,7 +97,8 @@ class LongMemory(LightningModule):
             itself [D]; none if absent.
 
     Raises:
-        ValueError: a combination that makes no sense. Options of another rule, memory or input have no effect.
+        ValueError: a combination that makes no sense. Options of another rule, memory or input have no effect, and a
+            fit says which.
     """
 
     score_metric = "val/top1"
@@ -172,74 +147,33 @@ class LongMemory(LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.automatic_optimization = False
-        _check_settings(self.hparams)
+        check_settings(self.hparams)
+        check_names(optimizer=optimizer, schedule=schedule)
         self.question = make_question(num_classes)
-        self.encoder = self._make_encoder()
-        self.network = self._make_network()
-        self.local_model: LocalModel | None = None
-        self.followers: Followers | None = None
-        if rule == "memup" and detector == "entropy" and select != "current":
-            outputs = self.question.local_outputs
-            self.local_model = LocalModel(self.encoder.features, context, context_width, outputs)
-        if rule == "memup" and detector == "surprise" and select != "current":
-            self.followers = Followers(self.network, ema_decay)
-        self.detector, self.selector = self._make_detector(), self._make_selector()
+        self.encoder = building.make_encoder(self.hparams, self.question)
+        self.network = building.make_network(self.hparams, self.encoder, self.question)
+        self.local_model = building.make_local_model(self.hparams, self.encoder, self.question)
+        self.followers = building.make_followers(self.hparams, self.network)
+        self.detector = building.make_detector(self.hparams, self.question, self.local_model, self.followers)
+        self.selector = building.make_selector(self.hparams)
         self.frames_seen = 0
         self._carried = Carried(k if select == "top_k" else None)
+        self._findings = Findings(entropies=self.local_model is not None and num_classes > 1)
         self._generator = torch.Generator()
         self._drawn = False
-        self.share_right, self.mean_loss, self.precision, self.recall = (MeanMetric() for _ in range(4))
-        self.numbers = CatMetric()
-        self.confusion = MulticlassConfusionMatrix(max(num_classes, 2))
+        self._scores = LongAnswers(self.question)
         if num_classes == 1:
             self.score_metric, self.score_mode = "val/mse", "min"
 
     @property
     def rollout(self) -> int:
         """Steps of a training batch, which the DataModule is told; 0: whole streams."""
-        return 0 if self.hparams["rule"] == "full_backprop" else int(self.hparams["rollout"])
+        return rollout_of(self.hparams)
 
-    def _make_encoder(self) -> Encoder:
-        hp = self.hparams
-        if hp["input_kind"] == "symbols":
-            return SymbolEncoder(hp["in_channels"])
-        if hp["input_kind"] == "vectors":
-            return VectorEncoder(hp["in_channels"])
-        answers = self.question.outputs + hp["projections"]
-        options = {name: hp[name] for name in ("wiring", "in_channels", "width", "depth", "pool")}
-        network = build_network(hp["network"], num_classes=answers, **options)
-        assert isinstance(network, UnitNetwork)
-        return FrameEncoder(network, hp["encoder"], self.question)
-
-    def _make_network(self) -> MemoryNetwork:
-        hp, features = self.hparams, self.encoder.features
-        memory: Recurrent | WindowTransformer
-        if hp["memory"] == "transformer":
-            memory = WindowTransformer(hp["hidden"], hp["hidden"], hp["layers"], hp["window"] or hp["rollout"])
-        else:
-            memory = Recurrent(hp["memory"], hp["hidden"], hp["hidden"], hp["layers"])
-            if hp["chrono"]:
-                memory.chrono(hp["chrono"])
-        context = LocalContext(features, hp["context"], hp["context_width"])
-        predictor = Predictor(hp["context_width"], hp["hidden"], hp["predictor_width"], self.question.outputs)
-        return MemoryNetwork(features, memory, context, predictor, self.encoder.scale)
-
-    def _make_detector(self) -> Detector | None:
-        if self.hparams["rule"] != "memup" or self.hparams["select"] == "current":
-            return None
-        if self.local_model is not None:
-            return EntropyDetector(self.local_model, self.question)
-        if self.followers is not None:
-            return SurpriseDetector(self.followers.copy, self.question)
-        return OracleDetector(self.question)
-
-    def _make_selector(self) -> Selector:
-        k, select = self.hparams["k"], self.hparams["select"]
-        if select == "gumbel_top_k":
-            return GumbelTopK(k, self.hparams["temperature"])
-        if select == "current":
-            return CurrentStep()
-        return Composite([TopK(k), CurrentStep()]) if select == "top_k+current" else TopK(k)
+    @property
+    def confusion(self) -> MulticlassConfusionMatrix:
+        """Which class was taken for which at the scored steps of the last evaluation."""
+        return self._scores.confusion
 
     def setup(self, stage: str) -> None:
         """Refuse data, devices and precisions that this task cannot work with."""
@@ -249,6 +183,9 @@ class LongMemory(LightningModule):
         if stage == "fit" and self.hparams["encoder_ckpt"] and not self.trainer.ckpt_path:
             assert isinstance(self.encoder, FrameEncoder)
             load_encoder(self.encoder.network, Path(self.hparams["encoder_ckpt"]))
+        defaults = {name: p.default for name, p in inspect.signature(type(self).__init__).parameters.items()}
+        if stage == "fit" and (unused := without_effect(self.hparams, defaults)):
+            rank_zero_info(f"without effect beside the other options: {', '.join(unused)}")
 
     def check_data(self, data: Any, trainer: Trainer, *, training: bool) -> None:
         """Refuse data without long streams, and streams shorter than the rollout or K.
@@ -268,55 +205,20 @@ class LongMemory(LightningModule):
                 f"long memory works in one process, given strategy {type(trainer.strategy).__name__} with "
                 f"{trainer.world_size} processes; leave --trainer.strategy out, with --trainer.devices 1"
             )
-        steps = int(data.steps)
-        k = self.hparams["k"] if self.detector is not None else 0
-        for name, value in (("rollout", self.rollout), ("k", k), ("context", self.hparams["context"])):
-            if value > steps:
-                raise ValueError(
-                    f"{name} is {value}, and the longest stream has {steps:,} steps; use --model.{name} {steps} or less"
-                )
-        if training and self.encoder.ahead and 0 < self.rollout <= self.encoder.ahead:
-            raise ValueError(
-                f"rollout {self.rollout} with encoder 'sideways' of {self.encoder.ahead + 1} units, whose lowest unit "
-                f"would get no gradient; use --model.rollout {self.encoder.ahead + 1} or more, or --model.depth "
-                f"{max(2, self.rollout)}"
-            )
+        if training:
+            check_streams(self.hparams, int(data.steps), self.encoder.ahead)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return one optimizer with a group for memory, local model and encoder, and its schedule."""
         hp = self.hparams
-        memory = [*self.network.embedding.parameters(), *self.network.memory.parameters()]
-        predictor = [*self.network.context.parameters(), *self.network.predictor.parameters()]
-        encoder = [p for p in self.encoder.parameters() if p.requires_grad]
-        if self.encoder.learns_jointly:
-            memory += encoder
-        local_lr = hp["lr"] if hp["local_lr"] is None else hp["local_lr"]
-        groups: list[dict[str, object]] = [
-            {"params": memory, "lr": hp["lr"] if hp["memory_lr"] is None else hp["memory_lr"], "name": "memory"},
-            {"params": predictor, "lr": hp["lr"], "name": "predictor"},
-        ]
-        if self.local_model is not None:
-            groups.append({"params": [*self.local_model.parameters()], "lr": local_lr, "name": "local_model"})
-        if self.encoder.learns_alone:
-            groups.append({"params": encoder, "lr": local_lr, "name": "encoder"})
+        groups = building.parameter_groups(hp, self.encoder, self.network, self.local_model)
         optimizer = make_optimizer(hp["optimizer"], groups, hp["lr"], hp["weight_decay"], momentum=0.9)
-        return {"optimizer": optimizer, "lr_scheduler": make_scheduler(hp["schedule"], optimizer, self._updates())}
-
-    def _updates(self) -> int:
-        trainer = self.trainer
-        trainer.estimated_stepping_batches  # noqa: B018 - sets the loaders up
-        updates = planned_updates(trainer.num_training_batches, 1, trainer.max_epochs, trainer.max_steps)
-        if updates is None and self.hparams["schedule"] != "constant":
-            raise ValueError(
-                f"schedule {self.hparams['schedule']!r} needs an end; set max_epochs or max_steps, or schedule "
-                "'constant'"
-            )
-        return updates or 1
+        updates = updates_of(self.trainer, hp["schedule"])
+        return {"optimizer": optimizer, "lr_scheduler": make_scheduler(hp["schedule"], optimizer, updates)}
 
     def on_train_start(self) -> None:
         """Finish what a resume left open: the loader's place in its epoch; seed what selectors draw."""
-        # Planning the schedule made Lightning set the loader up before it had read its state.
-        self.trainer.fit_loop._load_combined_loader_states()
+        restore_loaders(self.trainer)
         if not self._drawn:
             self._generator.manual_seed(torch.initial_seed())
             self._drawn = True
@@ -328,10 +230,14 @@ class LongMemory(LightningModule):
         run = read_run(self.encoder, lanes, start_B, steps, self.device, self.hparams["context"] - 1)
         figures: dict[str, Tensor] = {}
         if self._encoder_learns:
-            figures["train/encoder_loss"] = self._teach_encoder(lanes, start_B, length_B, steps)
+            assert isinstance(self.encoder, FrameEncoder)
+            figures["train/encoder_loss"] = teach_encoder(self.encoder, lanes, start_B, length_B, steps, self.device)
         encoder_moves = self._encoder_learns or self.encoder.learns_jointly
         if self.local_model is not None and (self._detector_learns or encoder_moves):
-            figures["train/local_loss"] = self._teach_local_model(self.local_model, run, length_B)
+            loss, asked = local_loss(self.local_model, self.question, run, length_B)
+            self.manual_backward(loss)
+            if asked:
+                figures["train/local_loss"] = loss.detach()
         if not self._detector_learns:
             figures |= self._teach_memory(batch, run, start_B, length_B)
         optimizer = self._step()
@@ -358,25 +264,6 @@ class LongMemory(LightningModule):
         updates = self.hparams["encoder_updates"]
         return self.encoder.learns_alone and (updates is None or self.trainer.global_step < updates)
 
-    def _teach_encoder(self, lanes: Any, start_B: Tensor, length_B: Tensor, steps: int) -> Tensor:
-        encoder = self.encoder
-        assert isinstance(encoder, FrameEncoder)
-        x, y = lanes.read(start_B[:, None] + torch.arange(steps + encoder.ahead))
-        beyond_B = (lanes.lengths_B - start_B).clamp(0, steps + encoder.ahead) * (length_B > 0)
-        x, y, beyond_B = (part.to(self.device) for part in (x, y, beyond_B))
-        loss, gradients = encoder.own_gradients(x, y, beyond_B)
-        for name, p in encoder.network.named_parameters():
-            p.grad = gradients.get(name)
-        return loss.detach()
-
-    def _teach_local_model(self, model: LocalModel, run: Steps, length_B: Tensor) -> Tensor:
-        outputs = model(run.features.detach())
-        steps = torch.arange(outputs.shape[1], device=self.device)
-        valid_BN = run.inside & (steps < length_B.to(self.device)[:, None]) & self.question.is_asked(run.targets)
-        loss = (self.question.local_loss(outputs, run.targets) * valid_BN).sum() / valid_BN.sum().clamp_min(1)
-        self.manual_backward(loss)
-        return loss.detach()
-
     def _teach_memory(self, batch: Batch, run: Steps, start_B: Tensor, length_B: Tensor) -> dict[str, Tensor]:
         carried = self._carried
         state = carried.begin(batch["new"], lambda: self.network.memory.initial(len(length_B), run.features))
@@ -395,12 +282,9 @@ class LongMemory(LightningModule):
         lanes, steps = batch["lanes"], run.targets.shape[1]
         uncertainty: Tensor | Candidates
         if self.detector is None:
-            uncertainty = _asked_now(self.question, run, start_B, int(lanes.lengths_B.max()))
+            uncertainty = asked_now(self.question, run, start_B, int(lanes.lengths_B.max()))
         else:
-            first = self._carried.uncertainty is None
             uncertainty = self._carried.uncertainty_of(lanes, batch["new"].cpu(), self._detect).to(self.device)
-            if first and self.local_model is not None and self.question.outputs > 1:
-                refuse_certainty(uncertainty if isinstance(uncertainty, Tensor) else uncertainty.value_BS)
         return memup_loss(
             self.network,
             self.encoder,
@@ -417,12 +301,16 @@ class LongMemory(LightningModule):
         )
 
     def _detect(self, lanes: Any) -> Tensor | Candidates:
-        """Return the uncertainties (B, T) of streams, or, where they do, the candidates."""
+        """Return the uncertainties (B, T) of streams that begin, or, where they do, the candidates."""
         assert self.detector is not None
+        found: Tensor | Candidates
         if self._carried.k is None:
-            found_BT = self.detector(self.encoder, lanes, self.device)
-            return pad(found_BT, (0, max(0, self.selector.k - found_BT.shape[1])), value=-math.inf)
-        return self._candidates(lanes, self._carried.k)
+            found = self.detector(self.encoder, lanes, self.device)
+            found = pad(found, (0, max(0, self.selector.k - found.shape[1])), value=-math.inf)
+        else:
+            found = self._candidates(lanes, self._carried.k)
+        self._findings.judge(found)
+        return found
 
     def _candidates(self, lanes: Any, k: int) -> Candidates:
         assert self.detector is not None
@@ -439,44 +327,9 @@ class LongMemory(LightningModule):
         scheduler.step()  # type: ignore[union-attr, call-arg]
         return optimizer.optimizer
 
-    @torch.no_grad()
     def answers(self, lanes: Any) -> tuple[Tensor, Tensor]:
-        """Return what is said at the scored steps, each from its own memory: outputs (B, A, K) and targets (B, A).
-
-        Where a lane has fewer scored steps the target asks nothing. Whole streams are read in pieces.
-        """
-        answers_BA = lanes.answers_BA
-        given_BA = answers_BA >= 0
-        _, targets_BA = lanes.read(answers_BA.masked_fill(~given_BA, -1))
-        out_BAK = torch.zeros(*answers_BA.shape, self.question.outputs, device=self.device)
-        before = self.hparams["context"] - 1
-        state: Any = None
-        for start in range(0, int(lanes.lengths_B.max()), PIECE):
-            steps = min(PIECE, int(lanes.lengths_B.max()) - start)
-            run = read_run(self.encoder, lanes, torch.full_like(lanes.lengths_B, start), steps, self.device, before)
-            if state is None:
-                state = self.network.memory.initial(len(answers_BA), run.features)
-            outputs, _, state = self.network.at_each_step(run.features, state)
-            lane, answer = ((answers_BA >= start) & (answers_BA < start + steps) & given_BA).nonzero(as_tuple=True)
-            out_BAK[lane, answer] = outputs[lane, answers_BA[lane, answer] - start].float()
-        return out_BAK, targets_BA.to(self.device)
-
-    def _evaluate(self, batch: Batch, *, detect: bool) -> None:
-        lanes = batch["lanes"]
-        outputs_BAK, targets_BA = self.answers(lanes)
-        asked = self.question.is_asked(targets_BA)
-        outputs, targets = outputs_BAK[asked], targets_BA[asked]
-        self.mean_loss.update(self.question.loss(outputs, targets))
-        if self.question.outputs > 1:
-            self.share_right.update((outputs.argmax(-1) == targets).float())
-            self.confusion.update(outputs, targets)
-        else:
-            self.numbers.update(targets)
-        if detect and self.detector is not None:
-            hits_B, chosen_B, answers_B = self.hits(lanes)
-            for metric, of_B in ((self.precision, chosen_B), (self.recall, answers_B)):
-                if (of_B > 0).any():
-                    metric.update((hits_B / of_B)[of_B > 0])
+        """Return what is said at the scored steps, each from its own memory: outputs (B, A, K) and targets (B, A)."""
+        return answers_of(self.network, self.encoder, self.question, lanes, self.device)
 
     def watcher(self) -> Watcher:
         """Return what watches streams as they come, step by step, and says the same as `answers`."""
@@ -486,85 +339,49 @@ class LongMemory(LightningModule):
         """Return uncertainties (B, T) and the steps that a stream's first moment chooses, (B, K), -1 for none."""
         assert self.detector is not None
         uncertainty_BT = self.detector(self.encoder, lanes, self.device)
-        return uncertainty_BT, self._first_choices(lanes, candidates_of([uncertainty_BT], self.hparams["k"]))
-
-    def _first_choices(self, lanes: Any, candidates: Candidates) -> Tensor:
-        first = min(self.rollout or 1, self.hparams["predict_every"] or self.rollout or 1)
-        moments_B1 = lanes.lengths_B.clamp(1, first)[:, None].to(self.device) - 1
-        chosen = candidates.choose(TopK(self.hparams["k"]), moments_B1)
-        return chosen.steps_BMK[:, 0].masked_fill(~chosen.valid_BMK[:, 0], -1)
+        candidates = candidates_of([uncertainty_BT], self.hparams["k"])
+        return uncertainty_BT, first_choices(self.hparams, candidates, lanes.lengths_B)
 
     def hits(self, lanes: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Return, of each lane, the scored steps among the min(K, A) first choices, their number, and A, all (B,)."""
-        chosen_BK = self._first_choices(lanes, self._candidates(lanes, self.hparams["k"]))
-        answers_BA = lanes.answers_BA.to(self.device)
-        answers_B = (answers_BA >= 0).sum(1)
-        rank_K = torch.arange(chosen_BK.shape[1], device=self.device)
-        counts_BK = (chosen_BK >= 0) & (rank_K < answers_B[:, None])
-        hit_BK = (chosen_BK[:, :, None] == answers_BA[:, None]).any(-1) & counts_BK
-        return hit_BK.sum(1).float(), counts_BK.sum(1), answers_B
+        candidates = self._candidates(lanes, self.hparams["k"])
+        return hits_of(first_choices(self.hparams, candidates, lanes.lengths_B), lanes.answers_BA)
 
-    def _end_evaluation(self, stage: str) -> None:
-        self.log(f"{stage}/loss", self.mean_loss.compute(), prog_bar=stage == "val")
-        if self.question.outputs > 1:
-            self.log(f"{stage}/top1", self.share_right.compute(), prog_bar=stage == "val")
-        else:
-            self.log(f"{stage}/mse", self.mean_loss.compute())
-        if stage == "test":
-            self.log("test/chance", self.chance())
-        if self.precision.update_called:
-            self.log_dict(
-                {
-                    f"{stage}/detector_precision": self.precision.compute(),
-                    f"{stage}/detector_recall": self.recall.compute(),
-                }
-            )
-
-    def chance(self) -> Tensor:
-        """Return what a guess without memory scores: 1 of the classes that answers have; of numbers the variance."""
-        if self.question.outputs > 1:
-            return 1 / (self.confusion.compute().sum(1) > 0).sum().clamp_min(1)
-        return dim_zero_cat(self.numbers.compute()).var(correction=0)
-
-    def _start_evaluation(self) -> None:
-        for metric in (self.share_right, self.mean_loss, self.precision, self.recall, self.confusion, self.numbers):
-            metric.reset()
+    def _score(self, lanes: Any) -> None:
+        self._scores.update(*self.answers(lanes), lanes.answers_BA >= 0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Score whole streams."""
-        self._evaluate(batch, detect=False)
+        self._score(batch["lanes"])
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Score whole streams, and what the detector chose."""
-        self._evaluate(batch, detect=True)
+        self._score(batch["lanes"])
+        if self.detector is not None:
+            self._scores.update_choices(*self.hits(batch["lanes"]))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Return a row for each scored step: `clip_id` (stream@step), `label`, and scores (rows, K)."""
-        lanes = batch["lanes"]
-        outputs_BAK, targets_BA = self.answers(lanes)
-        lane, answer = (lanes.answers_BA >= 0).nonzero(as_tuple=True)
-        names = [
-            f"{lanes.ids[i]}@{int(lanes.answers_BA[i, j])}" for i, j in zip(lane.tolist(), answer.tolist(), strict=True)
-        ]
-        outputs = outputs_BAK[lane, answer]
-        scores = outputs.softmax(-1) if self.question.outputs > 1 else outputs
-        return {"clip_id": names, "label": targets_BA[lane, answer].cpu(), "scores": scores.cpu()}
+        return rows_of(batch["lanes"], *self.answers(batch["lanes"]))
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last evaluation."""
-        self._start_evaluation()
+        self._scores.reset()
 
     def on_test_epoch_start(self) -> None:
         """Forget the last evaluation."""
-        self._start_evaluation()
+        self._scores.reset()
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation figures."""
-        self._end_evaluation("val")
+        self._scores.say_missing("validation")
+        for name, value in self._scores.figures(chance=False).items():
+            self.log(f"val/{name}", value, prog_bar=name in ("loss", "top1"))
 
     def on_test_epoch_end(self) -> None:
         """Log the test figures."""
-        self._end_evaluation("test")
+        self._scores.say_missing("test")
+        self.log_dict({f"test/{name}": value for name, value in self._scores.figures(chance=True).items()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is state beside weights and optimizer."""
@@ -579,44 +396,7 @@ class LongMemory(LightningModule):
         state = checkpoint[STATE]
         self.frames_seen = state["frames_seen"]
         self._carried.load_state_dict(state["carried"])
+        self._findings.some = self._carried.uncertainty is not None and finds(self._carried.uncertainty)
         if state["generator"] is not None:
             self._generator.set_state(state["generator"].cpu())
             self._drawn = True
-
-
-def _asked_now(question: Question, run: Steps, start_B: Tensor, steps: int) -> Tensor:
-    """Return (B, T): 0 at the run's steps that ask something, -inf elsewhere."""
-    asked_BN = question.is_asked(run.targets) & run.inside
-    at_BN = start_B.to(asked_BN.device)[:, None] + torch.arange(asked_BN.shape[1], device=asked_BN.device)
-    out_BT = torch.full((len(asked_BN), steps + 1), -math.inf, device=asked_BN.device)
-    return out_BT.scatter_(1, torch.where(asked_BN, at_BN, steps), 0.0)[:, :-1]
-
-
-def _check_settings(hp: Mapping[str, Any]) -> None:
-    known = {
-        "rule": RULES, "detector": DETECTORS, "select": SELECTORS, "memory": MEMORIES, "input_kind": INPUT_KINDS,
-        "encoder": FRAME_ENCODERS, "network": tuple(FRAME_NETWORKS), "optimizer": OPTIMIZERS, "schedule": SCHEDULES,
-    }  # fmt: skip
-    for name, names in known.items():
-        if hp[name] not in names:
-            raise ValueError(f"{name} {hp[name]!r} is unknown; expected one of {', '.join(names)}")
-    for name in ("rollout", "k", "hidden", "layers", "context", "context_width", "predictor_width"):
-        if hp[name] < 1:
-            raise ValueError(f"{name} is {hp[name]}; expected 1 or more: --model.{name} 1")
-    if hp["detector_updates"] < 0 or hp["projections"] < 0 or (hp["encoder_updates"] or 0) < 0:
-        raise ValueError("detector_updates, encoder_updates and projections must not be negative; use 0 for none")
-    if hp["clip_norm"] is not None and hp["clip_norm"] <= 0:
-        raise ValueError(f"clip_norm is {hp['clip_norm']}; expected more than 0, or leave --model.clip_norm at 1.0")
-    for name in ("predict_every", "window"):
-        if hp[name] is not None and hp[name] < 1:
-            raise ValueError(f"{name} is {hp[name]}; expected 1 or more, or leave --model.{name} out")
-    if hp["window"] is not None and hp["memory"] != "transformer":
-        raise ValueError(
-            f"window {hp['window']} with memory {hp['memory']!r}, which has none; leave --model.window out"
-        )
-    if hp["chrono"] and hp["memory"] == "transformer":
-        raise ValueError("chrono with memory 'transformer', which has no gates; leave --model.chrono out")
-    if hp["encoder_ckpt"] and hp["input_kind"] != "frames":
-        raise ValueError(
-            f"encoder_ckpt with {hp['input_kind']}, which no network encodes; leave --model.encoder_ckpt out"
-        )

@@ -27,6 +27,16 @@ def _check_name(what: str, name: str, known: Sequence[str]) -> None:
         raise ValueError(f"{what} {name!r} is unknown; expected one of {', '.join(known)}")
 
 
+def check_names(*, optimizer: str, schedule: str) -> None:
+    """Refuse unknown names.
+
+    Raises:
+        ValueError: with those that are known.
+    """
+    _check_name("optimizer", optimizer, OPTIMIZERS)
+    _check_name("schedule", schedule, SCHEDULES)
+
+
 def check_settings(
     network: UnitNetwork | ClipNetwork,
     *,
@@ -41,8 +51,7 @@ def check_settings(
     Raises:
         ValueError: with what to type instead.
     """
-    _check_name("optimizer", optimizer, OPTIMIZERS)
-    _check_name("schedule", schedule, SCHEDULES)
+    check_names(optimizer=optimizer, schedule=schedule)
     lag_factor(lag_scaling, lag_strength, 0)
     if momentum != MOMENTUM and optimizer != "sgd":
         raise ValueError(

@@ -12,7 +12,8 @@ Shape legend: B clips, T frames, C channels, H and W height and width, N ticks w
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -35,10 +36,12 @@ from lightning_modules.execution import (
 from lightning_modules.execution.clip_loss import Loss
 from lightning_modules.execution.greedy import stage_modules
 from lightning_modules.execution.team import Team
-from lightning_modules.layers.xconv import draws_state, kept_exact, load_draws_state, set_replica
+from lightning_modules.fit_plan import restore_loaders, updates_of
+from lightning_modules.gradient_logs import GradientLogs
+from lightning_modules.inputs import Inputs, no_inputs
+from lightning_modules.layers.xconv import draws_state, load_draws_state, set_replica
 from lightning_modules.metrics.codebooks import codebook_figures
-from lightning_modules.metrics.gradients import gradient_health, is_logged, with_all_edges
-from lightning_modules.metrics.sketch_health import left_as_it_is, sketch_figures, sketches_now
+from lightning_modules.metrics.sketch_health import left_as_it_is
 from lightning_modules.networks import ClipNetwork, UnitNetwork
 from lightning_modules.networks.heads import HEADS
 from lightning_modules.networks.local_modules import LocalModules, cut_for_rule
@@ -52,37 +55,16 @@ from lightning_modules.optimisation import (
     make_optimizer,
     make_scheduler,
     parameter_groups,
-    planned_updates,
     set_gradients,
 )
-from lightning_modules.rules import ORDERS, Rule, backprop_shifted, make_rule
+from lightning_modules.rules import ORDERS, Rule, make_rule
 from lightning_modules.sketched_training import SketchedTraining
 from lightning_modules.stream_state import StreamState
+from lightning_modules.team_figures import codebook_figures_of, losses_of_modules, mean_of_replicas, own_losses
 
 Batch = Mapping[str, Any]
 STATE = "video_task"
 OLD_STATE = "action_recognition"  # its name in checkpoints of before there were other tasks
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What the network reads of a batch, and what it should answer.
-
-    Args:
-        video_BTCHW: clips, floats.
-        targets: labels (B,), or one target for each nominal frame (B, T, ...).
-        lengths_B: real frames of each clip.
-    """
-
-    video_BTCHW: Tensor
-    targets: Tensor
-    lengths_B: Tensor
-
-    def halves(self) -> "list[Inputs]":
-        """Return the first and the second half of the clips; none of a single clip."""
-        parts = [slice(len(self.lengths_B) // 2), slice(len(self.lengths_B) // 2, None)]
-        found = [Inputs(self.video_BTCHW[part], self.targets[part], self.lengths_B[part]) for part in parts]
-        return found if len(self.lengths_B) > 1 else []
 
 
 class VideoTask(LightningModule, ABC):
@@ -204,6 +186,7 @@ class VideoTask(LightningModule, ABC):
         cut_for_rule(self.network, self.hparams, local=self.rule.local, heads=self.heads, zero=self.zero_start)
         check_combination(self.network, self.rule, executor)
         self._sketching = SketchedTraining(self.network, self.hparams, executor)
+        self._gradient_logs = GradientLogs(self.network, self._sketching, log_gradients_every)
         check_settings(
             self.network,
             optimizer=optimizer,
@@ -216,7 +199,6 @@ class VideoTask(LightningModule, ABC):
         freeze_all_but(self.network, train_units)
         self.team = Team()
         self.frames_seen = 0
-        self._start_weights: dict[str, Tensor] = {}
         self._restored_gradients: dict[str, Tensor] = {}
         self._train_stream, self._eval_stream = StreamState(), StreamState()
         self._memory = ReplayMemory()
@@ -312,32 +294,19 @@ class VideoTask(LightningModule, ABC):
         hp = self.hparams
         groups = parameter_groups(self.network, hp["lr"], hp["lag_scaling"], hp["lag_strength"])
         optimizer = make_optimizer(hp["optimizer"], groups, hp["lr"], hp["weight_decay"], hp["momentum"])
-        return {"optimizer": optimizer, "lr_scheduler": make_scheduler(hp["schedule"], optimizer, self._updates())}
-
-    def _updates(self) -> int:
-        """How many updates the fit makes, for the schedule."""
-        trainer, schedule = self.trainer, self.hparams["schedule"]
-        # Asking for Lightning's own estimate, which knows nothing of our accumulation, sets the loaders up.
-        trainer.estimated_stepping_batches  # noqa: B018
-        updates = planned_updates(
-            trainer.num_training_batches, self.hparams["accumulate"], trainer.max_epochs, trainer.max_steps
-        )
-        if updates is None and schedule != "constant":
-            raise ValueError(f"schedule {schedule!r} needs an end; set max_epochs or max_steps, or schedule 'constant'")
-        return updates or 1
+        updates = updates_of(self.trainer, hp["schedule"], hp["accumulate"])
+        return {"optimizer": optimizer, "lr_scheduler": make_scheduler(hp["schedule"], optimizer, updates)}
 
     def on_fit_start(self) -> None:
         """Remember the weights at the start, from which `weight_change` is measured; choose what sketches."""
         set_replica(self.network, self.team.replica)
         shape = data_shape(self.trainer.datamodule, clips=isinstance(self.network, ClipNetwork))  # type: ignore[attr-defined]
         self._sketching.choose(shape, sees_batches=not self.team.is_asynchronous)
-        if self.hparams["log_gradients_every"] and not self._start_weights:
-            self._start_weights = {name: p.detach().clone() for name, p in self.network.named_parameters()}
+        self._gradient_logs.start()
 
     def on_train_start(self) -> None:
         """Finish what a resume left open: the loader's place in its epoch, and gradients inside an accumulation."""
-        # Planning the schedule made Lightning set the loader up before it had read its state.
-        self.trainer.fit_loop._load_combined_loader_states()
+        restore_loaders(self.trainer)
         # Lightning cleared all gradients after it had loaded the checkpoint.
         for name, p in self.network.named_parameters():
             if name in self._restored_gradients:
@@ -351,7 +320,7 @@ class VideoTask(LightningModule, ABC):
             if self.team.is_asynchronous:
                 self._log_newest(_no_gradients(self.device), batch)  # the others may wait for it
             return
-        batch, inputs = (batch, _no_inputs(self.device)) if self.team.draws else self.read(batch)
+        batch, inputs = (batch, no_inputs(self.device)) if self.team.draws else self.read(batch)
         if not self.team.draws:
             self._sketching.choose(tuple(inputs.video_BTCHW.shape[1 if isinstance(self.network, ClipNetwork) else 2 :]))
         self._sketching.set_probes_of(self.trainer.global_step)
@@ -365,7 +334,8 @@ class VideoTask(LightningModule, ABC):
         if self.team.stages == 1 or self._figures_are_due():
             self.log_dict(self._training_figures(result, batch))
         if self._figures_are_due():
-            self.log_dict(self._memory.figures() | self._codebook_figures())
+            codebooks = codebook_figures_of(self.team, self.network, quantised=bool(self.hparams["vq_groups"]))
+            self.log_dict(self._memory.figures() | codebooks)
 
     def read(self, batch: Batch) -> tuple[Batch, Inputs]:
         """Return the batch with its videos as floats, and what the network reads of it."""
@@ -397,31 +367,15 @@ class VideoTask(LightningModule, ABC):
                 return {}  # a stream's piece before the first output: no module's loss counts either
             figures = {}  # with buffers the last module may not have worked, and others have
             if own:
-                replicas = self.team.from_all_clips(torch.stack([value.float() for value in own.values()]))
-                figures = dict(zip(own, torch.stack(replicas).mean(0), strict=True))
-        return self.team.from_output(figures) | self._module_losses(result)
-
-    def _module_losses(self, result: ClipGradients) -> dict[str, Tensor]:
-        """Return the losses of all modules, in whatever stage they work; none where there is one loss."""
-        if not result.answers:
-            return {}
-        replicas = self.team.from_all_clips(torch.stack([answer.loss for answer in result.answers.values()]).cpu())
-        own = {f"train/loss/module_{j}": x for j, x in zip(result.answers, torch.stack(replicas).mean(0), strict=True)}
-        return {name: loss for part in self.team.from_all_stages(own) for name, loss in part.items()}
-
-    def _codebook_figures(self) -> dict[str, Any]:
-        """Return the figures of all codebooks, each from the stage in which it learns."""
-        own = codebook_figures(self.network, stage_modules(self.network, self.team.stage))
-        parts = self.team.from_all_stages(own) if self.hparams["vq_groups"] else [own]
-        return {name: value for part in parts for name, value in part.items()}
+                figures = mean_of_replicas(self.team, own, torch.stack([value.float() for value in own.values()]))
+        return self.team.from_output(figures) | losses_of_modules(self.team, result.answers)
 
     def _log_newest(self, result: ClipGradients, batch: Batch) -> None:
         """Log what stages that do not wait for one another know of each other; at an epoch's end they meet for it."""
         if not self._figures_are_due():
             return
         modules = stage_modules(self.network, self.team.stage)
-        own: dict[str, Any] = dict(self.batch_figures(result, batch))
-        own |= {f"train/loss/module_{j}": answer.loss for j, answer in result.answers.items()}
+        own: dict[str, Any] = dict(self.batch_figures(result, batch)) | own_losses(result.answers)
         own |= self._memory.figures(modules) | codebook_figures(self.network, modules)
         if not self.team.draws:
             own["frames_seen"] = float(self.frames_seen)
@@ -455,7 +409,7 @@ class VideoTask(LightningModule, ABC):
     def _train_clip(self, batch: Batch, inputs: Inputs, batch_idx: int) -> ClipGradients:
         optimizer, every = self._raw_optimizer(), self.hparams["accumulate"]
         result = self._gradients(batch, inputs)
-        if self._logs_gradients(batch_idx):
+        if self._gradient_logs.are_due(batch_idx):
             self._log_gradients(batch, inputs, result.gradients)
         set_gradients(self.network, self.team.average(result.gradients), batches=batch_idx % every + 1)
         if (batch_idx + 1) % every == 0 or self.trainer.is_last_batch:
@@ -466,7 +420,7 @@ class VideoTask(LightningModule, ABC):
     def _train_in_steps(self, batch: Batch, inputs: Inputs, batch_idx: int) -> ClipGradients:
         """Change weights at every tick or update. The counted step comes last and moves nothing: no gradient left."""
         optimizer = self._raw_optimizer()
-        if self._logs_gradients(batch_idx):
+        if self._gradient_logs.are_due(batch_idx):
             with left_as_it_is(self.network):
                 found = self.find_gradients(batch, inputs)
             self._log_gradients(batch, inputs, found)
@@ -500,35 +454,9 @@ class VideoTask(LightningModule, ABC):
         if self.hparams["clip_norm"] is not None:
             clip_per_unit(optimizer, self.hparams["clip_norm"])
 
-    def _logs_gradients(self, batch_idx: int) -> bool:
-        has_figures = isinstance(self.network, UnitNetwork) or self._sketching.sketches
-        return has_figures and is_logged(batch_idx, self.hparams["log_gradients_every"])
-
     def _log_gradients(self, batch: Batch, inputs: Inputs, gradients: Mapping[str, Tensor]) -> None:
-        self._log_sketches(batch, inputs, gradients)
-        if isinstance(self.network, UnitNetwork):
-            self._log_units(self.network, batch, gradients)
-
-    def _log_sketches(self, batch: Batch, inputs: Inputs, gradients: Mapping[str, Tensor]) -> None:
-        """Log how far sketches' gradients are from exact ones, and these from all data's; nothing without sketches."""
-        if sketches := sketches_now(self.network, self._sketching.choices):
-            with left_as_it_is(self.network), kept_exact(self.network):
-                exact, *halves = [self.find_gradients(batch, part) for part in (inputs, *inputs.halves())]
-            self.log_dict(sketch_figures(gradients, exact, halves, sketches))
-
-    def _log_units(self, network: UnitNetwork, batch: Batch, gradients: Mapping[str, Tensor]) -> None:
-        reference = backprop_shifted()
-        inputs = self.inputs(batch, reference)  # of backprop_frame's targets its outputs would have seen some already
-        with kept_exact(self.network):
-            exact = clip_gradients(
-                with_all_edges(network),
-                inputs.video_BTCHW,
-                inputs.targets,
-                rule=reference,
-                lengths_B=inputs.lengths_B,
-                loss=self.loss,
-            ).gradients
-        self.log_dict(gradient_health(network, gradients, exact, self._start_weights))
+        of_sketches = self._gradient_logs.of_sketches(gradients, inputs, partial(self.find_gradients, batch))
+        self.log_dict(of_sketches | self._gradient_logs.of_units(gradients, partial(self.inputs, batch), self.loss))
 
     def answers(self, batch: Batch, inputs: Inputs) -> ClipAnswers:
         """Return outputs (B, N, ...), None where they are found in another stage, which count (B, N), and modules'."""
@@ -548,7 +476,7 @@ class VideoTask(LightningModule, ABC):
         gradients = {name: p.grad for name, p in self.network.named_parameters() if p.grad is not None}
         checkpoint[STATE] = {
             "frames_seen": self.frames_seen,
-            "start_weights": self._start_weights,
+            "start_weights": self._gradient_logs.start_weights,
             "gradients": self.team.from_all_units(gradients),
             "stream": self._train_stream.state_dict(),
             "replay": self._replay_state(),
@@ -568,17 +496,11 @@ class VideoTask(LightningModule, ABC):
         """Take back what `on_save_checkpoint` added."""
         state = checkpoint.get(STATE, checkpoint.get(OLD_STATE, {}))
         self.frames_seen = state.get("frames_seen", 0)
-        self._start_weights = state.get("start_weights", {})
+        self._gradient_logs.start_weights = state.get("start_weights", {})
         self._restored_gradients = state.get("gradients", {})
         self._train_stream.load_state_dict(state.get("stream"))
         self._memory.load_state_dict(state.get("replay"))
         load_draws_state(self.network, state.get("probes", {}))
-
-
-def _no_inputs(device: torch.device) -> Inputs:
-    """Return what is read of a batch where minibatches come from other stages: no clips, of one frame each."""
-    none = torch.zeros(0, dtype=torch.long, device=device)
-    return Inputs(torch.zeros(0, 1, 1, 1, 1, device=device), none, none)
 
 
 def _no_gradients(device: torch.device) -> ClipGradients:

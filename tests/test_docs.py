@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import re
+import shlex
 import subprocess
 import sys
 
@@ -86,6 +87,26 @@ def test_options_on_the_page_are_the_strategys(page) -> None:
     assert {name: text.strip("`") for name, text in table.items() if name in ours} == {
         name: text.removesuffix(".0") for name, text in shown.items()
     }
+
+
+@pytest.mark.slow
+def test_the_example_of_ones_own_streams_runs_as_written(repository, tmp_cwd, mlflow_store, capfd) -> None:
+    """Its 500 updates shortened to three, and those of the detector to two."""
+    from app.cli import main
+
+    text = (repository / "docs" / "memory.md").read_text().partition("### Your own streams")[2]
+    script, commands = re.search(r"```python\n(.*?)```\n\n```\n(.*?)```", text, re.DOTALL).groups()
+    exec(compile(script, "docs/memory.md", "exec"), {})
+    fit, test = (shlex.split(line)[1:] for line in commands.strip().splitlines())
+    quiet = "--trainer.enable_progress_bar=false"
+    assert main([*fit, quiet, "--trainer.max_steps=3", "--model.detector_updates=2"]) == 0
+    (path,) = tmp_cwd.glob(test[-1])
+    assert main([*test[:-1], str(path), quiet]) == 0
+    printed = capfd.readouterr().out
+    section = text.partition("## Reading the results")[2].partition("\n## ")[0]
+    table = re.findall(r"^\| `(\S+)` \|", section, re.MULTILINE)
+    assert {"test/top1", "latency/tick_ms"} <= set(table)
+    assert [name for name in table if name not in printed] == []
 
 
 def test_links_commands_and_make_targets_exist(repository) -> None:

@@ -160,12 +160,14 @@ class _Meter(Callback):
         self._saving: AbstractContextManager[SavedTensors] | None = None
 
     def on_train_batch_start(self, trainer: Trainer, model: Any, *_: Any) -> None:
+        """Start the clock, and before the update that is weighed count what autograd saves."""
         if self._batches == self.last and self.save:
             self._saving = SavedTensors.measure(model)
             self._saved = self._saving.__enter__()
         self._began = time.process_time()
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Keep what the update took, and stop after the last one."""
         self.cpu_ms.append(1000 * (time.process_time() - self._began))
         self._batches += 1
         if self._saving is not None:

@@ -27,7 +27,6 @@ from lightning_modules.memory.reading import Steps, read_run, to_device
 DETECTORS = ("entropy", "surprise", "oracle")
 PIECE = 64  # steps of a stream that are read at a time, at least
 WORK = 2048  # and steps of all lanes together: a few lanes are read in longer pieces
-NOTHING = 1e-3  # nats: below it a local model is sure
 
 
 class Detector(ABC):
@@ -47,7 +46,7 @@ class Detector(ABC):
             device: where to work.
 
         Raises:
-            ValueError: an uncertainty is not a number, or, at the end, no stream has a step that could be chosen.
+            ValueError: an uncertainty is not a number.
         """
 
 
@@ -64,7 +63,7 @@ class EntropyDetector(Detector):
 
     def pieces(self, encoder: Encoder, lanes: Any, device: torch.device) -> Iterator[Tensor]:
         """Yield uncertainties (B, N); see `Detector`."""
-        yield from _found(self._entropies(encoder, lanes, device), "the local model's entropy")
+        yield from _numbers(self._entropies(encoder, lanes, device), "the local model's entropy")
 
     @torch.no_grad()
     def _entropies(self, encoder: Encoder, lanes: Any, device: torch.device) -> Iterator[Tensor]:
@@ -85,7 +84,7 @@ class SurpriseDetector(Detector):
 
     def pieces(self, encoder: Encoder, lanes: Any, device: torch.device) -> Iterator[Tensor]:
         """Yield uncertainties (B, N); see `Detector`."""
-        yield from _found(self._surprises(encoder, lanes, device), "the surprise of the followers")
+        yield from _numbers(self._surprises(encoder, lanes, device), "the surprise of the followers")
 
     @torch.no_grad()
     def _surprises(self, encoder: Encoder, lanes: Any, device: torch.device) -> Iterator[Tensor]:
@@ -111,7 +110,7 @@ class OracleDetector(Detector):
         given = answers_BA >= 0
         _, targets = lanes.read(answers_BA.clamp_min(0))
         refuse_missing(self.question, targets, answers_BA, given)
-        yield from _found(self._scored(lanes, to_device(answers_BA, device)), "the oracle")
+        yield from self._scored(lanes, to_device(answers_BA, device))
 
     def _scored(self, lanes: Any, answers_BA: Tensor) -> Iterator[Tensor]:
         for start, steps in _spans(lanes):
@@ -137,40 +136,18 @@ def _where_asked(question: Question, piece: Steps, uncertainty_BN: Tensor) -> Te
     return uncertainty_BN.float().masked_fill(~(question.is_asked(piece.targets) & piece.inside), -math.inf)
 
 
-def _found(pieces: Iterator[Tensor], what: str) -> Iterator[Tensor]:
-    """Yield uncertainties that something can be chosen by.
+def _numbers(pieces: Iterator[Tensor], what: str) -> Iterator[Tensor]:
+    """Yield uncertainties that are numbers.
 
     Raises:
         ValueError: otherwise.
     """
-    lanes, steps, some = 0, 0, False
     for piece_BN in pieces:
         if piece_BN.isnan().any():
             raise ValueError(
                 f"{what} is not a number: the weights have diverged. Use a smaller --model.lr, or --model.clip_norm 1.0"
             )
-        lanes, steps, some = len(piece_BN), steps + piece_BN.shape[1], some or bool((piece_BN > -math.inf).any())
         yield piece_BN
-    if not some:
-        raise ValueError(
-            f"{what} finds nothing: none of the {steps:,} steps of {lanes} streams has a target, so there is nothing "
-            "to predict. Give the streams targets (y), or another DataModule"
-        )
-
-
-def refuse_certainty(uncertainty_BT: Tensor) -> None:
-    """Refuse a trained local model that is sure of every step: then nothing waits for a memory.
-
-    Raises:
-        ValueError: the largest entropy is below NOTHING.
-    """
-    largest = float(uncertainty_BT.max())
-    if largest < NOTHING:
-        raise ValueError(
-            f"the detector finds nothing: after its training the local model is sure of every step (largest entropy "
-            f"{largest:.1e} nats, expected {NOTHING:g} or more), so no step waits for a memory. Either the local "
-            "context sees the answer (use a shorter --model.context), or the targets need no memory"
-        )
 
 
 class Followers(nn.Module):

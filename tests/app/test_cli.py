@@ -57,6 +57,8 @@ def test_fit_help_costs_at_most_two_seconds_above_importing_lightning():
     [
         (["fti"], "Did you mean `skip-sideways fit`?"),
         (["fit"], "add --data MovingDigits"),
+        (["fit", "--model=LongMemory"], "add --data CuedVideo (generated), CopySequences, ArrayStreams, ..., or --con"),
+        (["fit", "--model=LongMemory", "--data.gap=9"], "'gap' is not accepted. Name the class, as --data CuedVideo"),
         (
             ["fit", "--data=Nope"],
             "ActionRecognition, AddSequences, ArrayStreams, CIFAR10, CopySequences, CuedVideo, DigitSequences, "

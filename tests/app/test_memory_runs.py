@@ -19,7 +19,8 @@ from app.comparison.spec import read_comparison
 from app.predictions import StepTable
 from app.run_layout import memory_names
 from app.sweep import default_objective
-from dashboard import memory_streams
+from dashboard import memory_streams, run_facts
+from datamodules.cued_video import CuedVideo
 
 TRUNCATED = {"model.init_args.rule": "truncated_backprop"}
 FRAMES = {"gap": 30, "symbols": None, "train_streams": 16, "test_streams": 12}
@@ -43,7 +44,7 @@ def trained(tmp_path_factory, mlflow_template):
 
 
 def run_of(store):
-    (run,) = runs(store, "cued_video")
+    (run,) = [run for run in runs(store, "cued_video") if run.data.tags["kind"] == "run"]
     return run
 
 
@@ -52,21 +53,38 @@ def test_a_run_says_what_it_remembers_with_and_over_which_gap(trained):
     run, name = run_of(store), path.parent.name
     tags = {
         "task": "long_memory", "gap": "30", "network": "lstm", "wiring": "chain", "rule": "memup", "lmin": "",
-        "dataset": "cued_video", "row": "lstm chain memup entropy", "views": "12 streams of 35 steps, scored at 1 step",
+        "detector": "entropy", "encoder": "detached", "dataset": "cued_video",
+        "row": "lstm chain memup entropy", "views": "12 streams of 35 steps, scored at 1 step",
     }  # fmt: skip
     assert {key: run.data.tags[key] for key in tags} == tags
     assert run.data.params["gap"] == "30"
+    said = run_facts.settings(run.data.tags)
+    assert {"Network": "lstm", "Detector": "entropy", "Encoder": "detached"}.items() <= said.items()
     assert name.startswith("cued_video-gap30-fold0-lstm-chain-memup-seed0-")
     assert checkpoint(folder)["skip_sideways"]["identity"]["memory"] == "lstm"
 
 
 def test_a_run_logs_chance_and_what_its_detector_found_and_how_long_a_step_takes(trained):
     metrics = run_of(trained[1]).data.metrics
-    assert metrics["test/chance"] == pytest.approx(0.1)
+    lanes = CuedVideo(gap=30).source("test").lanes([(0, index) for index in range(12)])
+    commonest = lanes.read(lanes.answers_BA)[1].flatten().bincount().max().item() / 12
+    assert metrics["test/chance"] == pytest.approx(commonest)
     assert 0 <= metrics["test/detector_precision"] <= 1
     assert metrics["latency/tick_ms"] > 0
     assert metrics["train/frames_per_second"] > 0
     assert metrics["memory/saved_tensors_mib"] > 0
+
+
+@pytest.mark.parametrize("gap", [60, 0])
+def test_a_trained_memory_is_tested_at_other_gaps(trained, gap, monkeypatch):
+    """A gap of 0 makes streams of five frames, shorter than the rollouts of six that it was trained with."""
+    folder, store, path = trained
+    monkeypatch.chdir(folder)
+    assert main(["test", f"--ckpt_path={path}", f"--data.gap={gap}", "--trainer.enable_progress_bar=false"]) == 0
+    found = [run.data for run in runs(store, "cued_video") if run.data.tags["gap"] == str(gap)]
+    assert [data.tags["kind"] for data in found] == ["evaluation"]
+    assert 0 <= found[0].metrics["test/top1"] <= 1
+    assert run_of(store).data.tags["gap"] == "30"
 
 
 def test_a_test_stores_what_the_memory_page_reads(trained, tmp_path):
@@ -136,9 +154,13 @@ def test_what_a_memory_does_not_read_or_use_is_no_part_of_it():
     assert identity(symbols | {"wiring": "chain", "depth": 3}) == identity(symbols | {"detector": "surprise"})
     assert identity(symbols) != identity(symbols | {"memory": "gru"})
     assert memory_names(symbols | {"wiring": "chain", "select": "top_k"}, "symbols") == {
-        "network": "lstm", "wiring": "", "detector": ""
+        "network": "lstm", "wiring": "", "detector": "", "encoder": ""
     }  # fmt: skip
-    assert memory_names({"rule": "sideways"}, "") == {}
+    frames = {"memory": "gru", "rule": "memup", "select": "top_k", "detector": "surprise", "wiring": "concat"}
+    assert memory_names(frames | {"encoder": "sideways"}, "frames") == {
+        "network": "gru", "wiring": "concat", "detector": "surprise", "encoder": "sideways"
+    }  # fmt: skip
+    assert memory_names({"rule": "sideways"}, "") == {"detector": "", "encoder": ""}
 
 
 def test_long_streams_need_a_memory(tmp_cwd, capfd):

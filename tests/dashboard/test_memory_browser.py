@@ -34,21 +34,21 @@ def server(_stores, tmp_path_factory):
 
 def test_a_person_sees_the_chosen_frames_chooses_another_stream_and_shares_the_link(server, page):
     page.goto(f"{server}/memory")
-    page.wait_for_selector(".stream img", timeout=90_000)
-    page.wait_for_function(CHARTS, timeout=60_000)
+    page.wait_for_selector(".stream img")
+    page.wait_for_function(CHARTS)
     assert page.evaluate(LABELS)[-1] == f"step {CUE + GAPS[-1]}"
     assert page.get_by_text("1 of 1 answers are right").is_visible()
     page.locator(".st-key-stream input").click()
     page.get_by_role("option", name="test-0-1").click()
-    page.wait_for_url("**stream=test-0-1**", timeout=30_000)
-    page.wait_for_selector("text=0 of 1 answers are right", timeout=30_000)
+    page.wait_for_url("**stream=test-0-1**")
+    page.wait_for_selector("text=0 of 1 answers are right")
 
     link = page.url
     page.goto("about:blank")
     page.set_viewport_size({"width": 390, "height": 844})
     page.goto(link)
-    page.wait_for_selector("text=0 of 1 answers are right", timeout=60_000)
-    page.wait_for_function(CHARTS, timeout=60_000)
-    page.wait_for_function(FITS, timeout=20_000)
+    page.wait_for_selector("text=0 of 1 answers are right")
+    page.wait_for_function(CHARTS)
+    page.wait_for_function(FITS)
     assert page.locator("[data-testid=stException]").count() == 0
     assert page.evaluate("document.title").startswith("Memory")

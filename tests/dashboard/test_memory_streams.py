@@ -196,11 +196,12 @@ def test_rows_of_a_comparison_are_joined_by_what_stands_before_the_at():
     assert np.isnan(table.loc[("memup", 100), "std"])
 
 
-def test_networks_and_comparisons_of_one_name_are_lines_of_their_own():
+def test_networks_detectors_encoders_and_comparisons_of_one_name_are_lines_of_their_own():
     runs = gaps_of(record("memup", "40", 0.9), record("memup", "40", 0.8, network="gru"), record("memup", "40", 0.7,
-                   comparison="other"))  # fmt: skip
+                   comparison="other"), record("memup", "40", 0.6, encoder="joint"), record("memup", "40", 0.5,
+                   encoder="joint", detector="surprise"))  # fmt: skip
     table = memory_gaps.points(runs, "test/top1")
-    assert len(table) == 3
+    assert sorted(table["mean"]) == [0.5, 0.6, 0.7, 0.8, 0.9]
     assert all(line.startswith("memup") for line in table["line"])
 
 

@@ -180,6 +180,9 @@ def break_it(root, what):
         np.save(test / "s1.x.npy", np.array([{}]), allow_pickle=True)
     elif what == "no train":
         (root / "train").rename(root / "training")
+    elif what == "one class":
+        for number in range(6):
+            np.save(root / "train" / f"s{number}.y.npy", np.zeros(13, np.int64))
     elif what == "nothing asked":
         for number in range(6):
             np.save(root / "train" / f"s{number}.y.npy", np.full(13, IGNORE))
@@ -202,6 +205,7 @@ def break_it(root, what):
         ("pickled", r"s1.x.npy: expected one array of numbers"),
         ("no train", r"train: no stream there; expected pairs .*Give the folder with --data.root"),
         ("nothing asked", r"nothing is asked"),
+        ("one class", r"train: one class: nothing to learn; .*Give --data.num_classes 2 or more"),
     ],
 )
 def test_a_mistake_in_the_folder_is_named(tmp_path, what, said):
@@ -222,6 +226,29 @@ def test_classes_and_symbols_beyond_those_of_training_are_named(tmp_path):
         lanes.read(torch.tensor([[0], [2]]))
     wide = rules.lanes_of(ArrayStreams(str(root), num_classes=31, symbols=10), count=2)
     assert wide.read(torch.tensor([[2], [2]]))[1].tolist() == [[1], [30]]
+
+
+UNKNOWN = {
+    "a class": ("y", 30, r"has 30; expected 0 to 3, .*Give --data.num_classes 31, or mend the file"),
+    "a class below 0": ("y", -1, r"has -1; expected 0 to 3, .*Mend the file. Where nothing is asked, y is -100"),
+    "a symbol": ("x", 9, r"has 9; expected 0 to 6, .*Give --data.symbols 10, or mend the file"),
+}
+
+
+@pytest.mark.parametrize("what", UNKNOWN)
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_fit_knows_what_the_streams_it_will_be_scored_on_ask(tmp_path, split, what):
+    """They were found out at the test, after a whole training."""
+    (part, value, said), root = UNKNOWN[what], write(tmp_path, "symbols")
+    values = np.load(file := root / split / f"s5.{part}.npy")
+    values[-1] = value
+    np.save(file, values)
+    data = ArrayStreams(str(root))
+    other, same = ("test", "validate") if split == "val" else ("validate", "test")
+    data.setup(other)
+    for stage in ("fit", same):
+        with pytest.raises(ValueError, match=f"s5.{part}.npy {said}"):
+            data.setup(stage)
 
 
 def test_answers_that_do_not_ascend_are_named(tmp_path):

@@ -102,8 +102,18 @@ def test_a_rollout_longer_than_the_streams_is_refused():
     data.rollout = 200
     with pytest.raises(ValueError, match=r"--model.rollout 200: copy_sequences has streams of 120 steps.*rollout 120"):
         data.setup("fit")
+    data.setup("test")  # which knows no rollouts: what was trained over long gaps is tested over short ones too
     data.rollout = 120
     data.setup("fit")
+
+
+def test_one_class_is_not_taken_for_numbers():
+    """A task that is told of one class asks for numbers, and would learn class indices by their squared error."""
+    data, numbers = CopySequences(), AddSequences()
+    data.class_names = ["only"]
+    with pytest.raises(ValueError, match=r"copy_sequences has one class: nothing to learn; .*`regression = True`"):
+        data.setup("fit")
+    numbers.setup("fit")
 
 
 def test_nothing_to_validate_on():

@@ -305,7 +305,8 @@ def test_backprop_frame_is_compared_with_what_the_pipeline_may_be_asked_for(tmp_
         return clip_gradients(*given, rule=rule, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lightning_modules.video_task.clip_gradients", watching)
+        for file in ("video_task", "gradient_logs"):
+            patch.setattr(f"lightning_modules.{file}.clip_gradients", watching)
         trainer(tmp_path, max_epochs=1, limit_train_batches=1).fit(module, MovingData())
     (own, own_targets), (reference, targets) = seen
     assert (own, reference) == ("backprop_frame", "backprop_shifted")

@@ -278,7 +278,7 @@ def test_the_logs_reference_is_exact(tmp_path):
         (["units.0.body.0", "units.[12].body.0"], {"units.0.body.0", "units.1.body.0", "units.2.body.0"}),
         ("units.2.body.0", {"units.2.body.0"}),
     ],
-    ids=str,
+    ids=lambda value: " ".join(sorted(value)) if isinstance(value, set) else str(value),
 )
 @pytest.mark.parametrize("data", [ToyData, SizedData])
 def test_layers_that_are_chosen_draw(data, layers, drawn, tmp_path):

@@ -1,4 +1,4 @@
-"""Local losses written out, straight from methods.md section 4: the oracle of test_greedy.py.
+"""Local losses written out, straight from methods.md section 4: the oracle of test_greedy*.py.
 
 Nothing is shared with execution/greedy.py or the network's own idea of modules: only the units' functions, their heads
 and their quantisers are called. Numbers of frames and ticks count from 1.
