@@ -80,6 +80,7 @@ def test_a_trained_memory_is_tested_at_other_gaps(trained, gap, monkeypatch):
     """A gap of 0 makes streams of five frames, shorter than the rollouts of six that it was trained with."""
     folder, store, path = trained
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     assert main(["test", f"--ckpt_path={path}", f"--data.gap={gap}", "--trainer.enable_progress_bar=false"]) == 0
     found = [run.data for run in runs(store, "cued_video") if run.data.tags["gap"] == str(gap)]
     assert [data.tags["kind"] for data in found] == ["evaluation"]
