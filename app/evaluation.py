@@ -18,7 +18,7 @@ _NOT_SCORED = {
     *("root", "index", "splits", "split_csv", "train_list", "val_list", "test_list", "label_map", "allow_missing"),
     *("num_workers", "jobs", "cache", "cache_dir", "decoder", "batch_size"),
     *("seed", "flip", "crop_scale", "augmentations", "augment", "clips_per_video"),  # of training clips
-    *("train_streams", "val_streams", "stagger"),
+    *("train_streams", "val_streams", "stagger"),  # of long streams; `data_hash` tells those of the validation
 }
 # What divides a set of videos, so that another value scores on videos of training.
 _SPLIT_TEST = ("split_seed", "test_fraction", "group_pattern")

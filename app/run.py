@@ -124,7 +124,7 @@ class Run:
     def trainer_arguments(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
         """Return the trainer's arguments with our logger, checkpoint writer and callbacks beside the user's."""
         arguments = dict(chosen)
-        _refuse_automatic(arguments)
+        _refuse_automatic(arguments, accumulates="accumulate" in self.cli.model.hparams)
         if arguments.get("logger") in (None, True):
             self.logger = self._make_logger()
             arguments["logger"] = self.logger or False
@@ -228,15 +228,23 @@ class RunConfig(SaveConfigCallback):
             self.tracked.store_setting(self.parser.dump(self.config, skip_unset=False))
 
 
-def _refuse_automatic(chosen: Mapping[str, Any]) -> None:
-    """Raise ValueError for the Trainer's own clipping and accumulation, which know nothing of training rules."""
+def _refuse_automatic(chosen: Mapping[str, Any], *, accumulates: bool) -> None:
+    """Raise ValueError for the Trainer's own clipping and accumulation, which know nothing of training rules.
+
+    Args:
+        chosen: the Trainer's arguments.
+        accumulates: whether the task can.
+    """
     if chosen.get("gradient_clip_val"):
         value = chosen["gradient_clip_val"]
         raise ValueError(
             f"--trainer.gradient_clip_val {value} has no meaning here; add --model.clip_norm {value} instead."
         )
     if (every := chosen.get("accumulate_grad_batches", 1)) != 1:
-        raise ValueError(f"--trainer.accumulate_grad_batches {every}: add --model.accumulate {every} instead.")
+        instead = (
+            f"add --model.accumulate {every} instead" if accumulates else "leave it out: a batch is an update here"
+        )
+        raise ValueError(f"--trainer.accumulate_grad_batches {every}: {instead}.")
 
 
 def _measures() -> list[Callback]:

@@ -5,8 +5,11 @@ The dashboard, `compare` and users' own scripts read runs by this contract alone
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any
+
+from lightning_modules.memory.settings import looks_ahead
 
 SCHEMA_VERSION = "1"
 KEYS = (
@@ -77,12 +80,11 @@ def memory_names(chosen: Mapping[str, Any], input_kind: str) -> dict[str, str]:
     """
     if "memory" not in chosen:
         return {"detector": "", "encoder": ""}
-    detects = chosen["rule"] == "memup" and chosen["select"] != "current"
     sees = input_kind == "frames"
     return {
         "network": chosen["memory"],
         "wiring": chosen["wiring"] if sees else "",
-        "detector": chosen["detector"] if detects else "",
+        "detector": chosen["detector"] if looks_ahead(chosen) else "",
         "encoder": chosen["encoder"] if sees else "",
     }
 
@@ -101,7 +103,8 @@ def _counts(videos: Mapping[str, int] | None) -> str:
 def run_name(layout: Mapping[str, str], config: Mapping[str, Any]) -> str:
     """Return a name made from the configuration alone: the next launch of the same command finds the same folder.
 
-    The last eight characters are a hash of every model and data argument that can change a result.
+    The last eight characters are a hash of every model and data argument that can change a result; where the data is
+    whatever its root holds (`root_is_data`), of its `data_hash` too.
     """
     gap = f"gap{layout['gap']}" if layout["gap"] else ""
     parts = [layout["dataset"], gap, f"fold{layout['fold']}", layout["network"], layout["wiring"], layout["rule"]]
@@ -110,8 +113,16 @@ def run_name(layout: Mapping[str, str], config: Mapping[str, Any]) -> str:
         part: {k: v for k, v in init_args(config[part]).items() if k not in _WITHOUT_EFFECT}
         for part in ("model", "data")
     }
+    if root_is_data(config["data"]):
+        relevant["data"]["data_hash"] = layout["data_hash"]
     digest = hashlib.sha256(json.dumps(relevant, sort_keys=True, default=str).encode()).hexdigest()[:8]
     return "-".join(part for part in parts if part) + f"-{digest}"
+
+
+def root_is_data(section: Mapping[str, Any]) -> bool:
+    """Return whether the DataModule of a section says that another `root` is other data, not another place of it."""
+    module, _, name = str(section["class_path"]).rpartition(".")
+    return bool(getattr(getattr(sys.modules.get(module), name, None), "root_is_data", False))
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

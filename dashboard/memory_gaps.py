@@ -50,11 +50,23 @@ def with_gap(runs: pd.DataFrame) -> pd.DataFrame:
 def joined(runs: pd.DataFrame) -> pd.DataFrame:
     """Return runs `with_gap` with `row` without its variant, and the `line` of each: rows of other gaps are one.
 
-    Where rules, networks, detectors, encoders or comparisons have a row of the same name each has its line.
+    Where rules, networks, detectors, encoders or comparisons have a row of the same name each has its line. Where a
+    line has other data at the same gap and fold, such as another folder of one's own, each data has its line.
     """
     settings = {name: "" for name in tables.LINE if name not in ("row", *_DIFFERENT)}
     named = runs.assign(row=runs["row"].map(base_of), **settings)
-    return tables.label_lines(named).assign(wiring=runs["wiring"])
+    lines = tables.label_lines(named).assign(wiring=runs["wiring"])
+    return lines.assign(line=lines["line"] + _data_of(lines))
+
+
+def _data_of(lines: pd.DataFrame) -> pd.Series:
+    """Return what tells the data of lines apart, "" of a line that has one data at each gap and fold."""
+    data = lines["data_hash"].astype(object).fillna("").astype(str)
+    several = (
+        data.groupby([lines[key] for key in ("line", "steps_apart", "fold")], dropna=False).transform("nunique") > 1
+    )
+    mixed = lines["line"].isin(lines["line"][several])
+    return (" · data " + data.str.slice(0, 8)).where(mixed & (data != ""), "")
 
 
 def metrics_of(runs: pd.DataFrame) -> dict[str, str]:
@@ -81,15 +93,13 @@ def points(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     return table.rename(columns={"steps_apart": "gap"})
 
 
-def chance_of(runs: pd.DataFrame, metric: str, by_classes: float | None) -> float | None:
-    """Return what a guess scores: as the runs say (`test/chance`), else one of the classes; None where unknown."""
+def chance_of(runs: pd.DataFrame, metric: str) -> float | None:
+    """Return what a guess scores, as the runs say (`test/chance`); None where they do not."""
     asked = next(iter(metrics_of(runs)), "")
     if metric != asked or metric not in ("test/top1", "test/mse"):
         return None
     said = runs[CHANCE].dropna() if CHANCE in runs else pd.Series(dtype=float)
-    if len(said):
-        return float(said.median())
-    return by_classes if metric == "test/top1" else None
+    return float(said.median()) if len(said) else None
 
 
 def csv(table: pd.DataFrame, metric: str) -> str:

@@ -1,6 +1,6 @@
 """Streams that runs with a long memory saved, checked before they are shown. No Streamlit, no MLflow.
 
-    memory/streams.json   detector, selector, K, rollout, gap, and which streams
+    memory/streams.json   detector, selector, K, rollout, gap, and which streams, with how many steps are the cue
     memory/NAME.npz       uncertainty (T,), chosen (K,), target (T,), prediction (A,), probability (A,),
                           and of videos `shown` (n,) steps with their `frames` (n, C, H, W)
 
@@ -24,7 +24,6 @@ MOST_STREAMS = 1000
 MOST_ANSWERS = 100_000
 MOST_CLASSES = 10_000
 MOST_SHOWN = 64
-_NO_ANSWERS = ("blank", "nothing asked")  # classes that no answer is of
 _LARGEST = 2**53
 
 
@@ -34,11 +33,12 @@ class NoStreams(ValueError):  # noqa: N818 - reads as a sentence
 
 @dataclass(frozen=True)
 class Entry:
-    """One stream of a run's index: its name, its file and the steps that were scored."""
+    """One stream of a run's index: its name, its file, the steps that were scored, and how many steps are the cue."""
 
     stream_id: str
     file: str
     answers: tuple[int, ...]
+    cue: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,6 @@ class Index:
         """Return whether the streams are videos, whose frames are saved too."""
         return self.input_kind == "frames"
 
-    @property
-    def chance(self) -> float | None:
-        """Return the accuracy of a guess among the classes that an answer can be of; None without classes."""
-        asked = [name for name in self.class_names if name.lower() not in _NO_ANSWERS]
-        return 1 / len(asked) if asked else None
-
     def name(self, value: float) -> str:
         """Return what a target or a prediction is called: its class, or the number itself."""
         if not np.isfinite(value) or value == IGNORE:
@@ -84,6 +78,7 @@ class Stream:
     target_A: np.ndarray
     prediction_A: np.ndarray
     probability_A: np.ndarray
+    cue: int = 0
     shown: tuple[int, ...] = ()
     frames_nCHW: np.ndarray | None = None
 
@@ -119,26 +114,29 @@ def parse_index(content: Mapping[str, Any]) -> Index:
     entries, names = content.get("streams"), content.get("class_names") or []
     if not isinstance(entries, list) or not isinstance(names, list):
         raise NoStreams(f"{STREAMS} lists no streams and class names.")
-    streams = [_entry(entry) for entry in entries[:MOST_STREAMS] if isinstance(entry, dict)]
+    gap = _count(content.get("gap"))
+    streams = [_entry(entry, gap) for entry in entries[:MOST_STREAMS] if isinstance(entry, dict)]
     return Index(
         detector=str(content.get("detector") or ""),
         selector=str(content.get("selector") or ""),
         k=_count(content.get("k")),
         rollout=_count(content.get("rollout")),
-        gap=_count(content.get("gap")),
+        gap=gap,
         input_kind=str(content.get("input_kind") or ""),
         class_names=tuple(str(name) for name in names[:MOST_CLASSES]),
         streams={entry.stream_id: entry for entry in streams if entry},
     )
 
 
-def _entry(entry: Mapping[str, Any]) -> Entry | None:
+def _entry(entry: Mapping[str, Any], gap: int) -> Entry | None:
     name, file, answers = entry.get("id"), entry.get("file"), entry.get("answers")
     if not isinstance(name, str) or not isinstance(file, str) or not isinstance(answers, list):
         return None
     if not all(isinstance(step, int) for step in answers):
         return None
-    return Entry(name, file, tuple(sorted({*answers[:MOST_ANSWERS]})))
+    # A run that does not say where its cue ends has it before the gap that the first answer ends.
+    cue = entry.get("cue", max(min(answers, default=0) - gap, 0) if gap else 0)
+    return Entry(name, file, tuple(sorted({*answers[:MOST_ANSWERS]})), _count(cue))
 
 
 def _count(value: object) -> int:
@@ -169,6 +167,7 @@ def stream(entry: Entry, arrays: Mapping[str, np.ndarray]) -> Stream:
         target[list(answers)],
         prediction,
         probability.astype(np.float64),
+        entry.cue,
     )
     return _with_frames(found, arrays["shown"], arrays["frames"]) if "frames" in arrays else found
 
@@ -202,13 +201,12 @@ def _with_frames(bare: Stream, shown: np.ndarray, frames_nCHW: np.ndarray) -> St
             "1 or 3 channels."
         )
     return Stream(
-        bare.uncertainty_T, bare.chosen, bare.answers, bare.target_A, bare.prediction_A, bare.probability_A,
+        bare.uncertainty_T, bare.chosen, bare.answers, bare.target_A, bare.prediction_A, bare.probability_A, bare.cue,
         steps[:MOST_SHOWN], frames_nCHW[:MOST_SHOWN],
     )  # fmt: skip
 
 
-def roles(found: Stream, gap: int) -> list[list[str]]:
+def roles(found: Stream) -> list[list[str]]:
     """Return what each shown step is: `cue` (before the gap), `chosen`, `answer`; empty for the rest."""
-    end = found.steps - gap - len(found.answers) if gap > 0 else 0
-    named = {"cue": range(end), "chosen": {*found.chosen}, "answer": {*found.answers}}
+    named = {"cue": range(found.cue), "chosen": {*found.chosen}, "answer": {*found.answers}}
     return [[name for name, steps in named.items() if step in steps] for step in found.shown]

@@ -36,12 +36,14 @@ class ArrayStreams(LongStreamData):
         gap: steps between what must be remembered and the question, for tables alone.
         batch_size: streams side by side, B.
         seed: of the order of the training streams.
-        num_workers: loader processes.
+        num_workers: loader processes; 0 is right here, for they only choose streams: steps are read where they are
+            needed, by the process that trains.
         stagger: lanes stand at different places of their streams; for streams of one length.
     """
 
     dataset_name = "array_streams"
     split_name = "folders"
+    root_is_data = True
 
     def __init__(
         self,
@@ -54,6 +56,7 @@ class ArrayStreams(LongStreamData):
         num_workers: int = 0,
         stagger: bool = False,
     ) -> None:
+        _check_counts(num_classes=num_classes, symbols=symbols)
         self.files = {split: find_streams(Path(root), split) for split in SPLITS}
         self.form = _form(Path(root), self.files, num_classes, symbols)
         numbers = {split: len(files) for split, files in self.files.items()}
@@ -83,11 +86,12 @@ class ArrayStreams(LongStreamData):
 
     def settings(self) -> dict[str, Any]:
         """Return the files by name, each with a hash of its size, beginning and end."""
-        files = [stream for split in SPLITS for stream in self.files[split]]
-        return {f"{s.name}.{part}": fingerprint(beside(s.stem, part)) for s in files for part in ("x", "y")}
+        streams = [stream for split in SPLITS for stream in self.files[split]]
+        files = {f"{s.name}.{part}": beside(s.stem, part) for s in streams for part in ("x", "y", "answers")}
+        return {name: fingerprint(file) for name, file in files.items() if file.exists()}
 
     def setup(self, stage: str | None = None) -> None:
-        """Refuse to validate on nothing, rollouts longer than the streams, and classes and symbols beyond those known.
+        """Refuse to validate on nothing, and classes and symbols beyond those known.
 
         A fit looks through the test streams too: what they ask is known before the training, not after it.
         """
@@ -101,6 +105,15 @@ class ArrayStreams(LongStreamData):
     def source(self, split: str) -> ArraySource:
         """Return the streams of `train`, `val` or `test`."""
         return ArraySource(self.files[split], self.form)
+
+
+def _check_counts(**counts: int) -> None:
+    """Refuse numbers of classes or symbols below 0, which stands for as many as the training streams have."""
+    for name, count in counts.items():
+        if count < 0:
+            raise ValueError(
+                f"{name} {count}: expected 2 or more, or 0 to find it in the training streams. Leave --data.{name} out."
+            )
 
 
 def _form(root: Path, files: dict[str, list[ArrayStream]], classes: int, symbols: int) -> Form:

@@ -49,7 +49,10 @@ def _read_split(root: Path, images_name: str, labels_name: str) -> Digits:
             "label an image, and some. Get both files again."
         )
     if labels.max() >= CLASSES:
-        raise ValueError(f"{root}: {labels_name} has a label {labels.max()}; expected 0 to {CLASSES - 1}")
+        raise ValueError(
+            f"{root}: {labels_name} has a label {labels.max()}; expected 0 to {CLASSES - 1}, for digits. Give "
+            "--data.root DIR, a folder with MNIST's own files; images of other classes can be --data ArrayStreams."
+        )
     return images, labels.astype(np.int64)
 
 

@@ -31,7 +31,8 @@ class LongStreamData(LightningDataModule, ABC):
         scored: steps of a stream that are scored.
         batch_size: streams side by side, B.
         seed: of the training streams and their order; evaluation streams are the same for every seed.
-        num_workers: loader processes.
+        num_workers: loader processes; 0 is right here, for they only choose streams: steps are read where they are
+            needed, by the process that trains.
         train_streams: streams of a training epoch.
         val_streams: streams of the validation, always the same; 0: none.
         test_streams: streams of the test, always the same.
@@ -43,6 +44,7 @@ class LongStreamData(LightningDataModule, ABC):
         channels: size of the vocabulary, numbers of a vector, or channels of a frame.
         class_names: by class index; a single name where a number is asked for (`regression`).
         rollout: steps of a training batch, which the model says; 0: whole streams.
+        root_is_data: whether an option `root` names the data itself, so that another root is other data.
     """
 
     dataset_name: str
@@ -51,6 +53,7 @@ class LongStreamData(LightningDataModule, ABC):
     channels: int
     class_names: list[str]
     regression = False
+    root_is_data = False
     fold = 0
     views = 1
     min_frames = 1
@@ -96,8 +99,12 @@ class LongStreamData(LightningDataModule, ABC):
 
     @property
     def data_hash(self) -> str:
-        """16 hex digits of what the streams are made from; the seed is a run's own and is not in it."""
-        said = json.dumps({**self.settings(), **self.streams}, sort_keys=True)
+        """16 hex digits of what the streams are made from, and of how many are scored.
+
+        Seed and length of a training epoch are a run's own, and are not in it.
+        """
+        scored = {split: self.streams[split] for split in SPLITS if split != "train"}
+        said = json.dumps({**self.settings(), **scored}, sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()[:16]
 
     @property
@@ -117,21 +124,15 @@ class LongStreamData(LightningDataModule, ABC):
         return 1
 
     def setup(self, stage: str | None = None) -> None:
-        """Check that the streams can be read as the model asks.
+        """Refuse what no model could learn from or be scored on; how long a rollout may be the model says.
 
         Raises:
-            ValueError: one class, a rollout longer than the streams of a fit, several processes, or nothing to validate
-                on.
+            ValueError: one class, nothing to validate on, or several processes, which would all read the same lanes.
         """
         if self.num_classes < 2 and not self.regression:
             raise ValueError(
                 f"{self.dataset_name} has one class: nothing to learn; expected two or more in class_names, or "
                 "`regression = True` where numbers are asked for"
-            )
-        if stage in (None, "fit") and self.rollout > self.steps:
-            raise ValueError(
-                f"--model.rollout {self.rollout}: {self.dataset_name} has streams of {self.steps:,} steps. Give "
-                f"--model.rollout {self.steps} or less, or --model.rule full_backprop for whole streams."
             )
         if stage == "validate" and not self.streams["val"]:
             raise ValueError("val_streams 0 leaves nothing to validate on; give --data.val_streams 256")

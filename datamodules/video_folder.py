@@ -27,6 +27,7 @@ class VideoFolder(VideoData):
     """
 
     dataset_name = "video_folder"
+    root_is_data = True
     val_options = "--data.val_fraction, or --data.val_group next"
     test_options = "--data.test_fraction, --data.group_pattern or --data.split_csv"
 

@@ -31,7 +31,8 @@ class WeizmannStreams(LongStreamData):
         cache: `memory`, `disk` or `none`; see VideoData.
         cache_dir: folder of the cache on the disk; `.skip-sideways/frames` if unset.
         root: folder with the ten class folders; default: see Weizmann.
-        num_workers: loader processes.
+        num_workers: loader processes; 0 is right here, for they only choose streams: steps are read where they are
+            needed, by the process that trains.
         val_streams: streams of the validation, always the same, where there is a person for it.
         test_streams: streams of the test, always the same.
         options: of all long streams; see LongStreamData.

@@ -30,11 +30,12 @@ from lightning_modules.memory import building
 from lightning_modules.memory.answering import answers_of, rows_of
 from lightning_modules.memory.candidates import Candidates, candidates_of
 from lightning_modules.memory.carried import Carried
+from lightning_modules.memory.detectors import asked_now
 from lightning_modules.memory.encoders import INPUT_KINDS, FrameEncoder, load_encoder
-from lightning_modules.memory.findings import Findings, finds
+from lightning_modules.memory.findings import Findings
 from lightning_modules.memory.first_choices import first_choices, hits_of
 from lightning_modules.memory.moments import prediction_moments
-from lightning_modules.memory.own_targets import asked_now, local_loss, teach_encoder
+from lightning_modules.memory.own_targets import local_loss, teach_encoder
 from lightning_modules.memory.questions import make_question
 from lightning_modules.memory.reading import Steps, read_run
 from lightning_modules.memory.rollout import RolloutLoss, each_step_loss, memup_loss
@@ -45,6 +46,7 @@ from lightning_modules.optimisation import check_names, clip_per_unit, make_opti
 
 Batch = Mapping[str, Any]
 STATE = "long_memory"
+PRECISIONS = ("32-true", "bf16-mixed")
 
 
 class LongMemory(LightningModule):
@@ -83,7 +85,8 @@ class LongMemory(LightningModule):
         width: multiplies its channels.
         depth: its number of units, where the network leaves it open.
         pool: its pool over space, avg or max.
-        projections: fixed random projections of what its last unit reads, beside its answers.
+        projections: random projections of what its last unit reads, beside its answers; the frames' own loss leaves
+            them alone.
         encoder_ckpt: checkpoint of a run of action recognition with the same network: its weights, to begin a fit with.
         optimizer: adamw or sgd.
         lr: learning rate.
@@ -160,7 +163,7 @@ class LongMemory(LightningModule):
         self._carried = Carried(k if select == "top_k" else None)
         self._findings = Findings(entropies=self.local_model is not None and num_classes > 1)
         self._generator = torch.Generator()
-        self._drawn = False
+        self._drawn = self._restored = False
         self._scores = LongAnswers(self.question)
         if num_classes == 1:
             self.score_metric, self.score_mode = "val/mse", "min"
@@ -176,16 +179,23 @@ class LongMemory(LightningModule):
         return self._scores.confusion
 
     def setup(self, stage: str) -> None:
-        """Refuse data, devices and precisions that this task cannot work with."""
-        if stage == "fit" and self.trainer.precision == "16-mixed":
-            raise ValueError("precision '16-mixed' would shrink gradients that nobody has scaled; use 'bf16-mixed'")
+        """Refuse data, devices and precisions that this task cannot work with; say which options have no effect."""
+        self._restored = False
+        if (precision := self.trainer.precision) not in PRECISIONS and (stage == "fit" or precision != "16-mixed"):
+            raise ValueError(
+                f"precision {precision!r}: features and what memory carries are float32, and gradients are not scaled; "
+                f"expected one of {', '.join(PRECISIONS)}: --trainer.precision {PRECISIONS[0]}"
+            )
         self.check_data(self.trainer.datamodule, self.trainer, training=stage == "fit")  # type: ignore[attr-defined]
-        if stage == "fit" and self.hparams["encoder_ckpt"] and not self.trainer.ckpt_path:
-            assert isinstance(self.encoder, FrameEncoder)
-            load_encoder(self.encoder.network, Path(self.hparams["encoder_ckpt"]))
         defaults = {name: p.default for name, p in inspect.signature(type(self).__init__).parameters.items()}
         if stage == "fit" and (unused := without_effect(self.hparams, defaults)):
             rank_zero_info(f"without effect beside the other options: {', '.join(unused)}")
+
+    def on_fit_start(self) -> None:
+        """Load the frame encoder's weights, where the fit does not go on from a checkpoint that has them."""
+        if self.hparams["encoder_ckpt"] and not self._restored:
+            assert isinstance(self.encoder, FrameEncoder)
+            load_encoder(self.encoder.network, Path(self.hparams["encoder_ckpt"]))
 
     def check_data(self, data: Any, trainer: Trainer, *, training: bool) -> None:
         """Refuse data without long streams, and streams shorter than the rollout or K.
@@ -209,7 +219,10 @@ class LongMemory(LightningModule):
             check_streams(self.hparams, int(data.steps), self.encoder.ahead)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return one optimizer with a group for memory, local model and encoder, and its schedule."""
+        """Return one optimizer and its schedule.
+
+        Its groups are memory, predictor and, where they learn by themselves, local model and encoder.
+        """
         hp = self.hparams
         groups = building.parameter_groups(hp, self.encoder, self.network, self.local_model)
         optimizer = make_optimizer(hp["optimizer"], groups, hp["lr"], hp["weight_decay"], momentum=0.9)
@@ -266,9 +279,10 @@ class LongMemory(LightningModule):
 
     def _teach_memory(self, batch: Batch, run: Steps, start_B: Tensor, length_B: Tensor) -> dict[str, Tensor]:
         carried = self._carried
-        state = carried.begin(batch["new"], lambda: self.network.memory.initial(len(length_B), run.features))
+        new_B = carried.begins(batch["lanes"].ids, start_B, run.targets.shape[1], batch["new"])
+        state = carried.begin(new_B, lambda: self.network.memory.initial(len(length_B), run.features))
         if self.hparams["rule"] == "memup":
-            found = self._memup(batch, run, state, start_B, length_B)
+            found = self._memup(batch["lanes"], new_B, run, state, start_B, length_B)
         else:
             found = each_step_loss(self.network, self.question, run=run, state=state, length_B=length_B)
         carried.end(found.state)
@@ -278,13 +292,15 @@ class LongMemory(LightningModule):
         figures = {"train/loss": found.loss.detach()}
         return figures if found.right is None else figures | {"train/top1": found.right}
 
-    def _memup(self, batch: Batch, run: Steps, state: Any, start_B: Tensor, length_B: Tensor) -> RolloutLoss:
-        lanes, steps = batch["lanes"], run.targets.shape[1]
+    def _memup(
+        self, lanes: Any, new_B: Tensor, run: Steps, state: Any, start_B: Tensor, length_B: Tensor
+    ) -> RolloutLoss:
+        steps = run.targets.shape[1]
         uncertainty: Tensor | Candidates
         if self.detector is None:
             uncertainty = asked_now(self.question, run, start_B, int(lanes.lengths_B.max()))
         else:
-            uncertainty = self._carried.uncertainty_of(lanes, batch["new"].cpu(), self._detect).to(self.device)
+            uncertainty = self._carried.uncertainty_of(lanes, new_B, self._detect).to(self.device)
         return memup_loss(
             self.network,
             self.encoder,
@@ -374,13 +390,14 @@ class LongMemory(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation figures."""
-        self._scores.say_missing("validation")
+        if not self._scores.has_figures("validation", required=False):
+            return
         for name, value in self._scores.figures(chance=False).items():
             self.log(f"val/{name}", value, prog_bar=name in ("loss", "top1"))
 
     def on_test_epoch_end(self) -> None:
         """Log the test figures."""
-        self._scores.say_missing("test")
+        self._scores.has_figures("test", required=True)
         self.log_dict({f"test/{name}": value for name, value in self._scores.figures(chance=True).items()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -388,15 +405,17 @@ class LongMemory(LightningModule):
         checkpoint[STATE] = {
             "frames_seen": self.frames_seen,
             "carried": self._carried.state_dict(),
+            "findings": self._findings.state_dict(),
             "generator": self._generator.get_state() if self._drawn else None,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take back what `on_save_checkpoint` added."""
         state = checkpoint[STATE]
+        self._restored = True
         self.frames_seen = state["frames_seen"]
         self._carried.load_state_dict(state["carried"])
-        self._findings.some = self._carried.uncertainty is not None and finds(self._carried.uncertainty)
+        self._findings.load_state_dict(state["findings"])
         if state["generator"] is not None:
             self._generator.set_state(state["generator"].cpu())
             self._drawn = True

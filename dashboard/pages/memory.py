@@ -43,20 +43,20 @@ def draw_runs(uri: str, runs: pd.DataFrame) -> None:
         st.code(f"{FIT}\n{TEST}", language="bash")
         return
     scope = chosen_runs.choose_scope(of_asked_run(remembering))
-    index = draw_run(uri, scope)
+    draw_run(uri, scope)
     of_dataset = remembering[remembering["dataset"] == scope["dataset"].iloc[0]]
-    draw_gaps(memory_gaps.joined(of_dataset), index)
+    draw_gaps(memory_gaps.joined(of_dataset))
 
 
-def draw_run(uri: str, scope: pd.DataFrame) -> Index | None:
-    """Draw the choice of run and stream and that stream, or why there is none; return the run's index."""
+def draw_run(uri: str, scope: pd.DataFrame) -> None:
+    """Draw the choice of run and stream and that stream, or why there is none."""
     stored = with_streams(uri, scope)
     if stored.empty:
         links.absent("run")
         links.absent("stream")
         st.info("No run here has saved a stream; a test stores some:")
         st.code(TEST, language="bash")
-        return None
+        return
     left, right = st.columns(2)
     with left:
         titles = dict(zip(stored["run_id"], stored["label"], strict=True))
@@ -74,7 +74,6 @@ def draw_run(uri: str, scope: pd.DataFrame) -> Index | None:
         if index is None or not index.streams:
             links.absent("stream")
         st.warning(sentence(str(reason)))
-    return index
 
 
 def with_streams(uri: str, scope: pd.DataFrame) -> pd.DataFrame:
@@ -122,7 +121,7 @@ def draw_stream(index: Index, stream: Stream) -> None:
     )
     if stream.frames_nCHW is not None and stream.shown:
         caption = f"{len(stream.shown)} of {stream.steps} frames of the stream"
-        st.html(memory_strip.strip(stream.shown, stream.frames_nCHW, roles(stream, index.gap), caption))
+        st.html(memory_strip.strip(stream.shown, stream.frames_nCHW, roles(stream), caption))
     draw_answers(index, stream)
 
 
@@ -185,7 +184,7 @@ def draw_answers(index: Index, stream: Stream) -> None:
         st.caption(f"The first {MOST_ANSWERS} of {len(table):,} answers.")
 
 
-def draw_gaps(runs: pd.DataFrame, index: Index | None) -> None:
+def draw_gaps(runs: pd.DataFrame) -> None:
     """Draw a score against the gap over the runs of a data set, with its table and file."""
     st.subheader("Against the gap", anchor=False)
     every = memory_gaps.metrics_of(runs)
@@ -197,7 +196,7 @@ def draw_gaps(runs: pd.DataFrame, index: Index | None) -> None:
     with st.columns(3)[0]:
         metric = links.choose("Score by gap", offered, "gap_score")
     points = memory_gaps.points(runs, metric)
-    chance = memory_gaps.chance_of(runs, metric, index.chance if index else None)
+    chance = memory_gaps.chance_of(runs, metric)
     in_unit = metric in memory_gaps.SHARES
     st.altair_chart(
         charts.score_against_gap(points, Palette(runs), offered[metric], share=in_unit, chance=chance),
@@ -205,7 +204,8 @@ def draw_gaps(runs: pd.DataFrame, index: Index | None) -> None:
     )
     st.caption(
         "All finished runs of this data set: means over folds and seeds; upright lines reach from the lowest run to "
-        "the highest. Gap: steps between what must be remembered and the question. Rows `NAME@…` are one line."
+        "the highest. Gap: steps between what must be remembered and the question. Rows `NAME@…` are one line; where a "
+        "row has other data at the same gap, each data is a line of its own."
     )
     titles: dict[str, Any] = {
         **{name: name.capitalize() for name in ("gap", "runs")},

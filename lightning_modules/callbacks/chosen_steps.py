@@ -92,7 +92,7 @@ def streams_of(task: Any, lanes: Any, gap: int) -> list[tuple[dict[str, Any], di
     Args:
         task: has `answers(lanes)`, and `choices(lanes)` where it has a detector.
         lanes: streams side by side.
-        gap: steps between what is to be remembered and the question; the steps before it are shown as the cue.
+        gap: steps between what is to be remembered and the question; 0 where it is not known.
     """
     outputs_BAK, targets_BA = (part.cpu() for part in task.answers(lanes))
     chosen_BK = torch.full((len(targets_BA), 1), -1)
@@ -104,6 +104,7 @@ def streams_of(task: Any, lanes: Any, gap: int) -> list[tuple[dict[str, Any], di
         one = lanes.only(torch.tensor([lane]))
         given = lanes.answers_BA[lane] >= 0
         answers, chosen = lanes.answers_BA[lane][given].tolist(), chosen_BK[lane]
+        cue = cue_end(answers, gap)
         uncertainty = uncertainty_BT[lane, :steps].float()
         arrays = {
             "uncertainty": uncertainty.masked_fill(uncertainty.isinf(), torch.nan).numpy(),
@@ -113,26 +114,30 @@ def streams_of(task: Any, lanes: Any, gap: int) -> list[tuple[dict[str, Any], di
         }
         known = [step for step in chosen.tolist() if step >= 0]
         if task.hparams["input_kind"] == "frames":
-            shown = shown_steps(steps, answers, known, gap)
+            shown = shown_steps(steps, answers, known, cue)
             arrays |= {"shown": np.array(shown), "frames": _frames(one, shown)}
         first = known[: len(answers)]
         precision = len({*first} & {*answers}) / len(first) if first else None
-        entry = {"id": lanes.ids[lane], "steps": steps, "answers": answers, "chosen": known, "precision": precision}
-        found.append((entry, arrays))
+        entry = {"id": lanes.ids[lane], "steps": steps, "cue": cue, "answers": answers, "chosen": known}
+        found.append((entry | {"precision": precision}, arrays))
     return found
 
 
-def shown_steps(steps: int, answers: list[int], chosen: list[int], gap: int) -> list[int]:
+def cue_end(answers: list[int], gap: int) -> int:
+    """Return how many steps there are before the gap that ends with the first answer: the cue; 0 where not known."""
+    return max(answers[0] - gap, 0) if gap and answers else 0
+
+
+def shown_steps(steps: int, answers: list[int], chosen: list[int], cue: int) -> list[int]:
     """Return the steps whose frames are stored, ascending: of the cue, chosen ones, answers, others spread evenly.
 
     Args:
         steps: of the stream.
         answers: its scored steps, ascending.
         chosen: the most uncertain first.
-        gap: as in `streams_of`; 0 where it is not known.
+        cue: steps of the cue, with which the stream begins.
     """
-    cue = answers[0] - gap if gap and answers else 0
-    first = [*_spread(range(max(cue, 0)), _CUES), *chosen[:_CHOSEN], *_spread(answers, _CUES)]
+    first = [*_spread(range(cue), _CUES), *chosen[:_CHOSEN], *_spread(answers, _CUES)]
     kept = list(dict.fromkeys(first))
     rest = [step for step in range(steps) if step not in kept] if steps <= MOST_SHOWN else range(steps)
     between = [step for step in _spread(rest, MOST_SHOWN - len(kept)) if step not in kept]
@@ -163,8 +168,7 @@ def _targets(one: Any, steps: int) -> np.ndarray:
 
 
 def _frames(one: Any, shown: list[int]) -> np.ndarray:
-    frames = one.read(torch.tensor(shown)[None])[0][0]
-    return frames.numpy() if frames.dtype == torch.uint8 else (frames * 255).round().clamp(0, 255).byte().numpy()
+    return one.read(torch.tensor(shown)[None])[0][0].numpy()
 
 
 def _loggers(trainer: pl.Trainer) -> list[Any]:

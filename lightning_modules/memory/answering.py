@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.memory.detectors import PIECE
 from lightning_modules.memory.encoders import Encoder
 from lightning_modules.memory.memory_network import MemoryNetwork
 from lightning_modules.memory.questions import Question
-from lightning_modules.memory.reading import read_run
+from lightning_modules.memory.reading import PIECE, read_pieces
 
 
 @torch.no_grad()
@@ -39,13 +38,13 @@ def answers_of(
     out_BAK = torch.zeros(*answers_BA.shape, question.outputs, device=device)
     before = network.context.window - 1
     state: Any = None
-    for start in range(0, int(lanes.lengths_B.max()), PIECE):
-        steps = min(PIECE, int(lanes.lengths_B.max()) - start)
-        run = read_run(encoder, lanes, torch.full_like(lanes.lengths_B, start), steps, device, before)
+    for start, run in read_pieces(encoder, lanes, PIECE, device, before):
         if state is None:
             state = network.memory.initial(len(answers_BA), run.features)
         outputs, _, state = network.at_each_step(run.features, state)
-        lane, answer = ((answers_BA >= start) & (answers_BA < start + steps) & given_BA).nonzero(as_tuple=True)
+        lane, answer = ((answers_BA >= start) & (answers_BA < start + run.targets.shape[1]) & given_BA).nonzero(
+            as_tuple=True
+        )
         out_BAK[lane, answer] = outputs[lane, answers_BA[lane, answer] - start].float()
     return out_BAK, targets_BA.to(device)
 

@@ -7,8 +7,9 @@
 Settings are hyperparameters by name, as `LongMemory` documents them and `check_settings` has let them pass.
 """
 
-from lightning_modules.memory.detectors import Detector, EntropyDetector, Followers, OracleDetector, SurpriseDetector
+from lightning_modules.memory.detectors import Detector, EntropyDetector, OracleDetector, SurpriseDetector
 from lightning_modules.memory.encoders import Encoder, FrameEncoder, SymbolEncoder, VectorEncoder
+from lightning_modules.memory.followers import Followers
 from lightning_modules.memory.local_model import LocalContext, LocalModel
 from lightning_modules.memory.memory_network import MemoryNetwork
 from lightning_modules.memory.predictor import Predictor

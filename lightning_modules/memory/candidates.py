@@ -2,7 +2,8 @@
 
 A step that K later ones beat, being more uncertain, is never among the K most uncertain from any moment on; where no
 K do, it is, from itself on. Equals do not beat: the earliest of them is chosen. The steps kept are found exactly while
-a detector reads the stream [D]; of uncertainties in random order about K (1 + ln(T / K)) of T remain.
+a detector reads the stream [D]: a K-skyband over (time, uncertainty), the steps that fewer than K others exceed in
+both. Of uncertainties in random order about K (1 + ln(T / K)) of T remain.
 
     uncertainty   .1  .9  .3  .3  .3  .8  .2  .7          K = 2
     candidates        .9              .8  .2  .7          .1 and .3 are beaten by .8 and .7

@@ -1,10 +1,17 @@
 """What goes on from rollout to rollout: memory's state, and the uncertainties of the streams that are being read.
 
+It belongs to streams, and each lane knows of which, and at which step it goes on. A lane that comes with anything else
+begins anew, as where an epoch is cut short (`limit_train_batches`):
+
+    batch      3          4          | the next epoch
+    lane 0     a 8-11     a 12-15    | a 16-19     goes on
+    lane 1     b 4-7      b 8-11     | d 4-7       begins anew: b 12 was expected
+
 Shape legend: B lanes, T steps of the longest stream.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +32,22 @@ class Carried:
         self.k = k
         self.state: State | None = None
         self.uncertainty: Tensor | Candidates | None = None
+        self._places: list[tuple[str, int]] = []
+
+    def begins(self, ids: Sequence[str], start_B: Tensor, steps: int, new_B: Tensor) -> Tensor:
+        """Return which lanes begin, (B,) bool on the CPU: those that say so, and those that do not go on as expected.
+
+        Args:
+            ids: names of the lanes' streams.
+            start_B: first step of the rollout in each, int64.
+            steps: of the rollout; the next one is expected to start after them.
+            new_B: which lanes say that a stream begins, bool.
+        """
+        starts = start_B.tolist()
+        here = [*zip(ids, starts, strict=True)]
+        expected = self._places if len(self._places) == len(here) else [None] * len(here)
+        self._places = [(name, start + steps) for name, start in here]
+        return new_B.cpu() | torch.tensor([place != due for place, due in zip(here, expected, strict=True)])
 
     def begin(self, new_B: Tensor, initial: Callable[[], State]) -> State:
         """Return memory's state for a rollout: empty in lanes that begin a stream.
@@ -68,6 +91,7 @@ class Carried:
         kept = self.uncertainty
         return {
             "state": self.state,
+            "places": [[name, step] for name, step in self._places],
             "k": self.k,
             "uncertainty": kept.state_dict() if isinstance(kept, Candidates) else kept,
         }
@@ -75,6 +99,7 @@ class Carried:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` described; uncertainties that were kept for another K are found anew."""
         self.state, self.uncertainty = state["state"], None
+        self._places = [(name, step) for name, step in state["places"]]
         if state["k"] == self.k:
             kept = state["uncertainty"]
             self.uncertainty = Candidates(**kept) if isinstance(kept, Mapping) else kept

@@ -4,29 +4,28 @@
     surprise   -log q(y_k | c_k, m_k) of slowly following copies of memory and predictor [C]; of numbers the error
     oracle     the steps that the data scores: for tests and upper bounds
 
-A stream is read once, in pieces, when it begins; each step gives one number.
+A stream is read once, in pieces, when it begins; each step gives one number. Where nothing looks ahead (selector
+`current`) there is no detector, and a rollout's own steps say what they ask (`asked_now`).
 
 Shape legend: B lanes, T steps of the longest stream, N steps of a piece, F features.
 """
 
-import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_modules.memory.encoders import Encoder
 from lightning_modules.memory.local_model import LocalModel
 from lightning_modules.memory.memory_network import MemoryNetwork
 from lightning_modules.memory.questions import Question, refuse_missing
-from lightning_modules.memory.reading import Steps, read_run, to_device
+from lightning_modules.memory.reading import PIECE, Steps, read_pieces, spans, to_device
 
 DETECTORS = ("entropy", "surprise", "oracle")
-PIECE = 64  # steps of a stream that are read at a time, at least
-WORK = 2048  # and steps of all lanes together: a few lanes are read in longer pieces
+WORK = 2048  # steps of all lanes together that are read at a time, where PIECE of each lane are fewer
 
 
 class Detector(ABC):
@@ -67,7 +66,7 @@ class EntropyDetector(Detector):
 
     @torch.no_grad()
     def _entropies(self, encoder: Encoder, lanes: Any, device: torch.device) -> Iterator[Tensor]:
-        for piece in _pieces(encoder, lanes, device, self.model.context.window - 1):
+        for _, piece in read_pieces(encoder, lanes, _piece(lanes), device, self.model.context.window - 1):
             yield _where_asked(self.question, piece, self.question.uncertainty(self.model(piece.features)))
 
 
@@ -89,7 +88,7 @@ class SurpriseDetector(Detector):
     @torch.no_grad()
     def _surprises(self, encoder: Encoder, lanes: Any, device: torch.device) -> Iterator[Tensor]:
         state = self.network.memory.initial(len(lanes.lengths_B), next(self.network.parameters()))
-        for piece in _pieces(encoder, lanes, device, self.network.context.window - 1):
+        for _, piece in read_pieces(encoder, lanes, _piece(lanes), device, self.network.context.window - 1):
             outputs, _, state = self.network.at_each_step(piece.features, state)
             yield _where_asked(self.question, piece, self.question.loss(outputs, piece.targets))
 
@@ -113,23 +112,30 @@ class OracleDetector(Detector):
         yield from self._scored(lanes, to_device(answers_BA, device))
 
     def _scored(self, lanes: Any, answers_BA: Tensor) -> Iterator[Tensor]:
-        for start, steps in _spans(lanes):
+        for start, steps in spans(lanes, _piece(lanes)):
             out_BN = torch.full((len(answers_BA), steps + 1), -math.inf, device=answers_BA.device)
             inside_BA = (answers_BA >= start) & (answers_BA < start + steps)
             yield out_BN.scatter_(1, torch.where(inside_BA, answers_BA - start, steps), 0.0)[:, :-1]
 
 
-def _pieces(encoder: Encoder, lanes: Any, device: torch.device, before: int) -> Iterator[Steps]:
-    """Read streams from their first step to their last."""
-    for start, steps in _spans(lanes):
-        yield read_run(encoder, lanes, torch.full_like(lanes.lengths_B, start), steps, device, before)
+def asked_now(question: Question, run: Steps, start_B: Tensor, steps: int) -> Tensor:
+    """Return uncertainties (B, T) that know of a rollout alone: 0 where its steps ask something, -inf elsewhere.
+
+    Args:
+        question: what is asked.
+        run: the rollout's steps.
+        start_B: its first step in each lane, int64.
+        steps: T.
+    """
+    asked_BN = question.is_asked(run.targets) & run.inside
+    at_BN = start_B.to(asked_BN.device)[:, None] + torch.arange(asked_BN.shape[1], device=asked_BN.device)
+    out_BT = torch.full((len(asked_BN), steps + 1), -math.inf, device=asked_BN.device)
+    return out_BT.scatter_(1, torch.where(asked_BN, at_BN, steps), 0.0)[:, :-1]
 
 
-def _spans(lanes: Any) -> Iterator[tuple[int, int]]:
-    """Yield the first step of each piece, and its number of steps."""
-    end, piece = int(lanes.lengths_B.max()), max(PIECE, WORK // len(lanes.lengths_B))
-    for start in range(0, end, piece):
-        yield start, min(piece, end - start)
+def _piece(lanes: Any) -> int:
+    """Return how many steps are read at a time: few lanes are read in longer pieces."""
+    return max(PIECE, WORK // len(lanes.lengths_B))
 
 
 def _where_asked(question: Question, piece: Steps, uncertainty_BN: Tensor) -> Tensor:
@@ -148,24 +154,3 @@ def _numbers(pieces: Iterator[Tensor], what: str) -> Iterator[Tensor]:
                 f"{what} is not a number: the weights have diverged. Use a smaller --model.lr, or --model.clip_norm 1.0"
             )
         yield piece_BN
-
-
-class Followers(nn.Module):
-    """Copies of a network that follow it slowly: an exponential moving average of its weights [C].
-
-    Args:
-        network: what they follow.
-        decay: share of the past that an update keeps.
-    """
-
-    def __init__(self, network: MemoryNetwork, decay: float) -> None:
-        super().__init__()
-        if not 0 <= decay < 1:
-            raise ValueError(f"ema_decay is {decay}; expected 0 (always the newest) to below 1: --model.ema_decay 0.99")
-        self.copy = copy.deepcopy(network).requires_grad_(False)
-        self.decay = decay
-
-    @torch.no_grad()
-    def follow(self, network: MemoryNetwork) -> None:
-        """Go a step towards the network's weights."""
-        torch._foreach_lerp_(list(self.copy.parameters()), list(network.parameters()), 1 - self.decay)

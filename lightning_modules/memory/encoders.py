@@ -6,8 +6,9 @@
                memory works D - 1 ticks behind the newest frame [D]
     joint      memory's gradients go on into the network, through the frames of the rollout and the chosen ones
 
-A frame's features are the network's K answers about it and E fixed random projections of what its last unit reads
-[D]: answers alone would hide whatever no target asks for.
+A frame's features are the network's K answers about it and E random projections of what its last unit reads, which
+the frames' own loss leaves alone [D] (weight decay does not, nor does memory with joint): answers alone would hide
+whatever no target asks for.
 
 Shape legend: B lanes, N steps, F features, V symbols, C channels, H and W height and width, K answers.
 """
@@ -73,7 +74,7 @@ class SymbolEncoder(Encoder):
 
 
 class VectorEncoder(Encoder):
-    """Vectors as they are.
+    """Vectors as they are, of numbers around 1.
 
     Args:
         features: F.
@@ -82,6 +83,7 @@ class VectorEncoder(Encoder):
     def __init__(self, features: int) -> None:
         super().__init__()
         self.features = features
+        self.scale = features**-0.5
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the vectors (B, N, F)."""

@@ -1,9 +1,8 @@
 """What a rollout's steps ask by themselves, without memory: a frame encoder and a local model learn from it.
 
-Shape legend: B lanes, T steps of the longest stream, N steps of the rollout.
+Shape legend: B lanes, N steps of the rollout.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -45,11 +44,3 @@ def local_loss(model: LocalModel, question: Question, run: Steps, length_B: Tens
     valid_BN = run.inside & (steps < length_B.to(device)[:, None]) & question.is_asked(run.targets)
     asked = valid_BN.sum()
     return (question.local_loss(outputs, run.targets) * valid_BN).sum() / asked.clamp_min(1), asked
-
-
-def asked_now(question: Question, run: Steps, start_B: Tensor, steps: int) -> Tensor:
-    """Return uncertainties (B, T) that know of the rollout alone: 0 where its steps ask something, -inf elsewhere."""
-    asked_BN = question.is_asked(run.targets) & run.inside
-    at_BN = start_B.to(asked_BN.device)[:, None] + torch.arange(asked_BN.shape[1], device=asked_BN.device)
-    out_BT = torch.full((len(asked_BN), steps + 1), -math.inf, device=asked_BN.device)
-    return out_BT.scatter_(1, torch.where(asked_BN, at_BN, steps), 0.0)[:, :-1]

@@ -1,6 +1,7 @@
 """Reads steps of long streams as features: a run of them for the memory, any others for the predictor.
 
     a run        start ... start + n - 1, and `before` steps for the local context of the first
+    pieces       runs that follow on each other, from the first step of the streams to the last
     anywhere     for each step the window k - w + 1 ... k
 
 Nothing between is read. Steps outside a stream have features 0, and ask nothing.
@@ -8,12 +9,15 @@ Nothing between is read. Steps outside a stream have features 0, and ask nothing
 Shape legend: B lanes, N steps of a run, J steps anywhere, W window, F features.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lightning_modules.memory.encoders import Encoder
+
+PIECE = 64  # steps of a stream that are read at a time
 
 
 class Steps(NamedTuple):
@@ -49,9 +53,24 @@ def read_run(encoder: Encoder, lanes: Any, start_B: Tensor, steps: int, device: 
     steps_BN = start_B[:, None] + torch.arange(-before, steps + encoder.ahead)
     x, y = lanes.read(steps_BN)
     end = before + steps
-    inside = (steps_BN >= 0) & (steps_BN < lanes.lengths_B[:, None])
+    inside = lanes.inside(steps_BN)
     features = encoder(to_device(x, device)) * to_device(inside[:, :end, None], device)
     return Steps(features, to_device(y[:, before:end], device), to_device(inside[:, before:end], device))
+
+
+def spans(lanes: Any, piece: int) -> Iterator[tuple[int, int]]:
+    """Yield the first step of each piece of the longest stream, and its number of steps, at most `piece`."""
+    end = int(lanes.lengths_B.max())
+    for start in range(0, end, piece):
+        yield start, min(piece, end - start)
+
+
+def read_pieces(
+    encoder: Encoder, lanes: Any, piece: int, device: torch.device, before: int = 0
+) -> Iterator[tuple[int, Steps]]:
+    """Yield the first step of each piece of the streams, and what is read of it; see `read_run` and `spans`."""
+    for start, steps in spans(lanes, piece):
+        yield start, read_run(encoder, lanes, torch.full_like(lanes.lengths_B, start), steps, device, before)
 
 
 def read_windows(encoder: Encoder, lanes: Any, steps_BJ: Tensor, window: int, device: torch.device) -> Steps:
@@ -67,7 +86,7 @@ def read_windows(encoder: Encoder, lanes: Any, steps_BJ: Tensor, window: int, de
     lane_count, chosen = steps_BJ.shape
     steps = steps_BJ[..., None] + torch.arange(1 - window, 1 + encoder.ahead)
     x, y = lanes.read(steps.flatten(1))
-    inside = (steps >= 0) & (steps < lanes.lengths_B[:, None, None])
+    inside = lanes.inside(steps.flatten(1)).view_as(steps)
     x = to_device(x, device).unflatten(1, (chosen, -1)).flatten(0, 1)
     features = encoder(x) * to_device(inside[..., :window].flatten(0, 1)[..., None], device)
     targets = y.view(lane_count, chosen, -1)[..., window - 1]

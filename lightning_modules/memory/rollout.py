@@ -21,7 +21,7 @@ from lightning_modules.memory.memory_network import MemoryNetwork
 from lightning_modules.memory.questions import Question, refuse_missing
 from lightning_modules.memory.reading import Steps, read_windows, to_device
 from lightning_modules.memory.recurrent import State
-from lightning_modules.memory.selectors import Chosen, CurrentStep, Selector, TopK
+from lightning_modules.memory.selectors import Chosen, Selector, TopK
 
 
 class RolloutLoss(NamedTuple):
@@ -105,8 +105,8 @@ def memup_loss(
     refuse_missing(question, targets_BMK, chosen.steps_BMK, valid_BMK)
     outputs = network.of_chosen(windows.features, where_BMK, memory_BMH)
     outputs, targets, valid = outputs.flatten(0, 2), targets_BMK.flatten(), valid_BMK.flatten()
-    if not isinstance(selector, CurrentStep):
-        own = _own_steps(network, run, memory_BNH, start_B, length_B, selector.k, uncertainty)
+    if selector.ahead:
+        own = _own_steps(network, run, memory_BNH, start_B, length_B, selector.ahead, uncertainty)
         parts = zip((outputs, targets, valid), own, strict=True)
         outputs, targets, valid = (torch.cat([far, near.flatten(0, 1)]) for far, near in parts)
     return _mean(question, outputs, targets, valid, state, Chosen(chosen.steps_BMK, valid_BMK))

@@ -33,9 +33,15 @@ class Chosen:
 
 
 class Selector(ABC):
-    """Chooses up to `k` steps for each moment, none of them before it."""
+    """Chooses up to `k` steps for each moment, none of them before it.
+
+    Attributes:
+        k: steps in all.
+        ahead: those among them that are looked for in the rest of the stream, and are not the moment's own.
+    """
 
     k: int
+    ahead: int
 
     @abstractmethod
     def __call__(self, uncertainty_BT: Tensor, moments_BM: Tensor, generator: torch.Generator | None = None) -> Chosen:
@@ -64,7 +70,7 @@ class TopK(Selector):
     def __init__(self, k: int) -> None:
         if k < 1:
             raise ValueError(f"k={k}, expected at least 1 step to choose; give --model.k 1 or more")
-        self.k = k
+        self.k = self.ahead = k
 
     def __call__(self, uncertainty_BT: Tensor, moments_BM: Tensor, generator: torch.Generator | None = None) -> Chosen:
         """Return the chosen steps; nothing is drawn.
@@ -104,7 +110,7 @@ class GumbelTopK(Selector):
                 f"temperature={temperature}, expected a finite number above 0; for the most uncertain steps without "
                 "any chance use the top_k selector"
             )
-        self.k = k
+        self.k = self.ahead = k
         self.temperature = temperature
 
     def __call__(self, uncertainty_BT: Tensor, moments_BM: Tensor, generator: torch.Generator | None = None) -> Chosen:
@@ -120,7 +126,7 @@ class GumbelTopK(Selector):
 class CurrentStep(Selector):
     """The moment itself, where it can be chosen: prediction without looking ahead [C]."""
 
-    k = 1
+    k, ahead = 1, 0
 
     def __call__(self, uncertainty_BT: Tensor, moments_BM: Tensor, generator: torch.Generator | None = None) -> Chosen:
         """Return the moments; nothing is drawn."""
@@ -146,6 +152,7 @@ class Composite(Selector):
             raise ValueError("a composite of no selectors chooses nothing; give at least one, such as TopK(4)")
         self.selectors = tuple(selectors)
         self.k = sum(selector.k for selector in selectors)
+        self.ahead = sum(selector.ahead for selector in selectors)
 
     def __call__(self, uncertainty_BT: Tensor, moments_BM: Tensor, generator: torch.Generator | None = None) -> Chosen:
         """Return the selectors' choices beside each other, in their order."""

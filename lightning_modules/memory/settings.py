@@ -1,14 +1,16 @@
-"""Settings of a long memory that make no sense: by themselves, or with the streams that they are to be used on.
+"""What the settings of a long memory mean together, and which make no sense: by themselves, or with the streams.
 
 Settings are hyperparameters by name, as `LongMemory` documents them.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from lightning_modules.memory.detectors import DETECTORS
 from lightning_modules.memory.encoders import FRAME_ENCODERS, INPUT_KINDS
 from lightning_modules.memory.memory_network import MEMORIES
+from lightning_modules.memory.window_transformer import HEADS
 from lightning_modules.networks import FRAME_NETWORKS
 
 Settings = Mapping[str, Any]
@@ -68,6 +70,15 @@ def check_settings(hp: Settings) -> None:
         raise ValueError("detector_updates, encoder_updates and projections must not be negative; use 0 for none")
     if hp["clip_norm"] is not None and hp["clip_norm"] <= 0:
         raise ValueError(f"clip_norm is {hp['clip_norm']}; expected more than 0, or leave --model.clip_norm at 1.0")
+    for name, value in {"lr": 1e-3, "memory_lr": 1e-3, "local_lr": 1e-3, "width": 1.0, "temperature": 0.25}.items():
+        if hp[name] is not None and not 0 < hp[name] < math.inf:
+            raise ValueError(f"{name} is {hp[name]}; expected a finite number above 0, such as --model.{name} {value}")
+    if not 0 <= hp["weight_decay"] < math.inf:
+        raise ValueError(f"weight_decay is {hp['weight_decay']}; expected 0 or more: --model.weight_decay 0")
+    if not 0 <= hp["ema_decay"] < 1:
+        raise ValueError(
+            f"ema_decay is {hp['ema_decay']}; expected 0 (always the newest) to below 1: --model.ema_decay 0.999"
+        )
     for name in ("predict_every", "window"):
         if hp[name] is not None and hp[name] < 1:
             raise ValueError(f"{name} is {hp[name]}; expected 1 or more, or leave --model.{name} out")
@@ -77,6 +88,16 @@ def check_settings(hp: Settings) -> None:
         )
     if hp["chrono"] and hp["memory"] == "transformer":
         raise ValueError("chrono with memory 'transformer', which has no gates; leave --model.chrono out")
+    if hp["chrono"] and hp["chrono"] < 3:
+        raise ValueError(
+            f"chrono is {hp['chrono']}; expected the longest gap in steps, at least 3: --model.chrono 3, or 0 for "
+            "torch's own beginning"
+        )
+    if hp["memory"] == "transformer" and (beyond := hp["hidden"] % HEADS):
+        raise ValueError(
+            f"hidden is {hp['hidden']} with memory 'transformer', whose {HEADS} heads have to divide it; use "
+            f"--model.hidden {max(HEADS, hp['hidden'] - beyond)}"
+        )
     if hp["encoder_ckpt"] and hp["input_kind"] != "frames":
         raise ValueError(
             f"encoder_ckpt with {hp['input_kind']}, which no network encodes; leave --model.encoder_ckpt out"

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 State = dict[str, Tensor]
+HEADS = 4
 
 
 class WindowTransformer(nn.Module):
@@ -34,7 +35,7 @@ class WindowTransformer(nn.Module):
         ValueError: a size below 1, or heads that do not divide `hidden`.
     """
 
-    def __init__(self, inputs: int, hidden: int, layers: int = 2, window: int = 16, heads: int = 4) -> None:
+    def __init__(self, inputs: int, hidden: int, layers: int = 2, window: int = 16, heads: int = HEADS) -> None:
         super().__init__()
         sizes = {"inputs": inputs, "hidden": hidden, "layers": layers, "window": window, "heads": heads}
         for name, value in sizes.items():

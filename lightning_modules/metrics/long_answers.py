@@ -32,7 +32,7 @@ class LongAnswers(nn.Module):
         self.numbers = CatMetric()
         self.confusion = MulticlassConfusionMatrix(max(question.outputs, 2))
         self._scored = self._missing = 0
-        self._said: set[str] = set()
+        self._said: set[tuple[str, bool]] = set()
 
     def reset(self) -> None:
         """Forget the last evaluation."""
@@ -66,23 +66,40 @@ class LongAnswers(nn.Module):
             if (of_B > 0).any():
                 metric.update((hits_B / of_B)[of_B > 0])
 
-    def say_missing(self, stage: str) -> None:
-        """Warn, once for each stage, of scored steps that have no target.
+    def has_figures(self, stage: str, *, required: bool) -> bool:
+        """Return whether anything was scored; warn, once for each stage, of scored steps that have no target.
+
+        Args:
+            stage: test or validation.
+            required: whether it is an error where nothing was.
 
         Raises:
-            ValueError: none has.
+            ValueError: nothing was, and it is required.
         """
-        if self._missing == self._scored:
-            raise ValueError(
-                f"{stage} has nothing to score: none of {self._scored:,} scored steps has a target. Name steps as "
-                "answers that have one, or give them a target (y)"
-            )
-        if self._missing and stage not in self._said:
-            self._said.add(stage)
-            rank_zero_warn(
-                f"{self._missing:,} of {self._scored:,} scored steps of the {stage} streams have no target: figures "
-                "are of the others alone. Name steps as answers that have one, or give them a target (y)"
-            )
+        some = self._missing < self._scored
+        if not some and required:
+            raise ValueError(self._nothing(stage))
+        if (self._missing or not some) and (stage, some) not in self._said:
+            self._said.add((stage, some))
+            rank_zero_warn(self._some_missing(stage) if some else f"{self._nothing(stage)}. It has no figures")
+        return some
+
+    def _nothing(self, stage: str) -> str:
+        if not self._scored:
+            return (
+                f"{stage} has nothing to score: its streams name no step as an answer, or none of them was read. Name "
+                "the steps that are scored, and read more of it (--trainer.limit_{}_batches)"
+            ).format("val" if stage == "validation" else stage)
+        return (
+            f"{stage} has nothing to score: none of {self._scored:,} scored steps has a target. Name steps as answers "
+            "that have one, or give them a target (y)"
+        )
+
+    def _some_missing(self, stage: str) -> str:
+        return (
+            f"{self._missing:,} of {self._scored:,} scored steps of the {stage} streams have no target: figures are of "
+            "the others alone. Name steps as answers that have one, or give them a target (y)"
+        )
 
     def figures(self, *, chance: bool) -> dict[str, Tensor]:
         """Return the figures by name: `loss`, `top1` or of numbers `mse`, `chance`, `detector_precision`, ...

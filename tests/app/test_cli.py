@@ -75,6 +75,10 @@ def test_fit_help_costs_at_most_two_seconds_above_importing_lightning():
         (["fit", "--data=MovingDigits", "--model=FutureFrames", "--model.horizon=-1"], "0 to encode the frame itself"),
         (["fit", "--data=MovingDigits", "--trainer.gradient_clip_val=1"], "--model.clip_norm 1.0"),
         (["fit", "--data=MovingDigits", "--trainer.accumulate_grad_batches=2"], "--model.accumulate 2"),
+        (
+            ["fit", "--data=CopySequences", "--model=LongMemory", "--trainer.accumulate_grad_batches=2"],
+            "accumulate_grad_batches 2: leave it out: a batch is an update here",
+        ),
         (["fit", "--data=Weizmann", "--data.root=nowhere"], "looked for the folders"),
         (["fit", "--config=nowhere.yaml"], "nowhere.yaml; expected a YAML file"),
         (["fit", "--data=VideoFolder"], "--data VideoFolder needs more: add --data.root"),

@@ -190,6 +190,30 @@ def test_run_name_depends_on_what_changes_a_result_and_on_nothing_else():
     assert run_name(layout, config) != name
 
 
+def of_folder(class_path, root="here"):
+    data = {"class_path": class_path, "init_args": {"gap": 40, "root": root}}
+    return {"model": {"class_path": "M", "init_args": {"lr": 1.0}}, "data": data}
+
+
+@pytest.mark.parametrize("name", ["array_streams.ArrayStreams", "video_folder.VideoFolder", "ArrayStreams"])
+def test_another_folder_of_ones_own_is_another_run(name):
+    """Two folders were one run: the second fit went to the folder of the first, and could go on from its weights."""
+    here, there = dict.fromkeys(KEYS, "x"), dict.fromkeys(KEYS, "x") | {"data_hash": "y"}
+    config = of_folder(f"datamodules.{name}")
+    assert run_name(here, config) != run_name(there, config)
+    moved = of_folder(f"datamodules.{name}", "elsewhere")
+    assert run_name(here, config) == run_name(here, moved)
+
+
+@pytest.mark.parametrize("name", ["copy_sequences.CopySequences", "weizmann_streams.WeizmannStreams", "ucf101.UCF101"])
+def test_the_hash_of_other_data_is_no_part_of_a_name(name):
+    here, there = dict.fromkeys(KEYS, "x"), dict.fromkeys(KEYS, "x") | {"data_hash": "y"}
+    config = of_folder(f"datamodules.{name}")
+    assert run_name(here, config) == run_name(there, config)
+    if "Copy" in name:  # a run's folder of before is found again
+        assert run_name(here, config).endswith("-1461b288")
+
+
 def test_flat_names():
     config = {
         "model": {"class_path": "a.b.C", "init_args": {"lr": 1, "none": None, "_instantiator": "x"}},

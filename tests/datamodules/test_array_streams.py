@@ -152,6 +152,23 @@ def test_the_hash_is_of_names_sizes_and_ends(tmp_path):
     assert ArrayStreams(str(tmp_path / "b")).data_hash != one
 
 
+def test_other_scored_steps_are_other_data(tmp_path):
+    """The hash left them out: a test of other steps was taken for the same score."""
+    data = ArrayStreams(str(write(tmp_path, answers=[1, 3])))
+    one, file = data.data_hash, tmp_path / "test" / "s0.answers.npy"
+    np.save(file, np.array([1, 6]))
+    other = data.data_hash
+    file.unlink()
+    assert len({one, other, data.data_hash}) == 3
+
+
+@pytest.mark.parametrize("option", ["num_classes", "symbols"])
+def test_a_number_below_0_is_named_with_its_option(tmp_path, option):
+    """It was answered with "nothing is asked, for all targets are negative"."""
+    with pytest.raises(ValueError, match=rf"^{option} -3: expected 2 or more, or 0 .*Leave --data\.{option} out"):
+        ArrayStreams(str(write(tmp_path, "symbols")), **{option: -3})
+
+
 def break_it(root, what):
     test, x, y = root / "test", np.zeros((4, 3), np.float32), np.zeros(4, np.int64)
     if what == "lone x":

@@ -4,9 +4,10 @@ import itertools
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 
-from lightning_modules.callbacks.chosen_steps import MOST_SHOWN, about, shown_steps, streams_of
+from lightning_modules.callbacks.chosen_steps import MOST_SHOWN, about, cue_end, shown_steps, streams_of
 from lightning_modules.long_memory import LongMemory
 from tests.lightning_modules.toy_memory import Held, seeded
 
@@ -23,7 +24,7 @@ def streams(lengths, answers, numbers=False):
 
 
 def test_cue_chosen_steps_and_answers_are_shown_and_others_between():
-    shown = shown_steps(5_000, [4_999], [4_999, 70, 3_000], gap=4_990)
+    shown = shown_steps(5_000, [4_999], [4_999, 70, 3_000], cue=9)
     assert {0, 8, 70, 3_000, 4_999} <= {*shown}
     assert sum(step < 9 for step in shown) == 4
     assert shown == sorted({*shown})
@@ -31,15 +32,23 @@ def test_cue_chosen_steps_and_answers_are_shown_and_others_between():
     assert max(b - a for a, b in itertools.pairwise(shown)) < 600
 
 
+@pytest.mark.parametrize(
+    ("answers", "gap", "cue"), [([44], 40, 4), ([44, 46], 40, 4), ([44], 0, 0), ([], 40, 0), ([8], 40, 0)]
+)
+def test_the_cue_ends_where_the_gap_of_the_first_answer_begins(answers, gap, cue):
+    assert cue_end(answers, gap) == cue
+
+
 def test_short_streams_are_shown_whole_and_long_tails_are_not():
-    assert shown_steps(9, [8], [2], gap=0) == [*range(9)]
-    assert len(shown_steps(400, [*range(200, 400)], [*range(300, 400)], gap=100)) <= MOST_SHOWN
+    assert shown_steps(9, [8], [2], cue=0) == [*range(9)]
+    assert len(shown_steps(400, [*range(200, 400)], [*range(300, 400)], cue=100)) <= MOST_SHOWN
 
 
 def test_streams_of_several_lengths_have_arrays_of_their_own():
     model, lanes = made(), streams([9, 6], [[7, 8], [5, -1]])
     (first, arrays), (second, shorter) = streams_of(model, lanes, gap=2)
     assert (first["steps"], first["answers"], second["steps"], second["answers"]) == (9, [7, 8], 6, [5])
+    assert (first["cue"], second["cue"]) == (5, 3)
     assert (len(arrays["target"]), len(shorter["target"]), len(shorter["uncertainty"])) == (9, 6, 6)
     np.testing.assert_array_equal(arrays["target"], lanes.y_BT[0].numpy())
     outputs, targets = model.answers(lanes)

@@ -105,18 +105,41 @@ def test_scored_steps_without_a_target_are_said_once_a_stage():
     said = "2 of 6 scored steps of the {} streams have no target: figures are of the others alone"
     for stage in ("validation", "test"):
         with pytest.warns(UserWarning, match=said.format(stage)):
-            scores.say_missing(stage)
-        scores.say_missing(stage)
-    scores_of([1, 2]).say_missing("test")
+            assert scores.has_figures(stage, required=True)
+        assert scores.has_figures(stage, required=True)
+    assert scores_of([1, 2]).has_figures("test", required=True)
 
 
 def test_scored_steps_none_of_which_has_a_target_are_refused():
     scores = scores_of([-100, -100])
     with pytest.raises(ValueError, match="test has nothing to score: none of 2 scored steps has a target"):
-        scores.say_missing("test")
+        scores.has_figures("test", required=True)
     scores.reset()
-    with pytest.raises(ValueError, match="none of 0 scored steps"):
-        scores.say_missing("test")
+    with pytest.raises(ValueError, match=r"its streams name no step as an answer, .* \(--trainer.limit_test_batches\)"):
+        scores.has_figures("test", required=True)
+
+
+class AskedLate(Recall):
+    """The scored steps of the first streams have no target."""
+
+    def made(self, indices):
+        lanes = super().made(indices)
+        lanes.y_BT[torch.tensor(indices) < 8] = -100
+        return lanes
+
+
+def test_a_part_of_a_validation_that_has_nothing_to_score_ends_no_training(tmp_path):
+    """It did, by an error that belongs to a test."""
+    data = AskedLate()
+    module = model(data)
+    said = "validation has nothing to score: none of 8 scored steps has a target.* It has no figures"
+    fit = trainer(tmp_path, limit_val_batches=1, num_sanity_val_steps=1)
+    with pytest.warns(UserWarning, match=said):
+        fit.fit(module, told(data, module))
+    assert fit.global_step == 12
+    assert not [name for name in fit.callback_metrics if name.startswith("val/")]
+    with pytest.raises(ValueError, match="test has nothing to score: none of 8 scored steps"):
+        trainer(tmp_path, limit_test_batches=1).test(module, data, verbose=False)
 
 
 class AskedHalf(Recall):

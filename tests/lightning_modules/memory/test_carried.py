@@ -91,8 +91,22 @@ def test_streams_of_another_length_leave_nothing_behind():
     assert shorter.tolist() == [[4.0] * 5 + [-math.inf] * 3, [3.0] * 8]
 
 
+def test_a_lane_that_does_not_go_on_as_expected_begins():
+    """Another stream, or another step of the same; it went on with what a stranger had left."""
+    carried, nobody = Carried(), torch.zeros(B, dtype=torch.bool)
+    ids, starts = ["a", "b", "c", "d"], torch.tensor([0, 3, 6, 9])
+    assert carried.begins(ids, starts, 3, nobody).all(), "nothing is expected yet"
+    assert not carried.begins(ids, starts + 3, 3, nobody).any()
+    assert torch.equal(carried.begins(ids, starts + 6, 3, SOME), SOME), "those that say so"
+    cut = carried.begins(["a", "x", "c", "d"], starts + torch.tensor([9, 9, 12, 9]), 3, nobody)
+    assert cut.tolist() == [False, True, True, False]
+    assert carried.begins(ids[:3], starts[:3] + 12, 3, nobody[:3]).all(), "another number of lanes"
+
+
 def test_it_goes_on_from_a_file():
     carried, detect = held(), Detect()
+    ids, starts = ["s-1", "s-2", "s-3", "s-4"], torch.arange(B)
+    carried.begins(ids, starts, 3, torch.ones(B, dtype=torch.bool))
     carried.uncertainty_of(streams(1, 2, 3, 4), torch.ones(B, dtype=torch.bool), detect)
     file = io.BytesIO()
     torch.save(carried.state_dict(), file)
@@ -100,6 +114,7 @@ def test_it_goes_on_from_a_file():
     other = Carried()
     other.load_state_dict(torch.load(file, weights_only=True))
     assert all(torch.equal(a, b) for a, b in zip(other.state.values(), carried.state.values(), strict=True))
+    assert not other.begins(ids, starts + 3, 3, torch.zeros(B, dtype=torch.bool)).any()
     again = other.uncertainty_of(streams(1, 2, 3, 4), torch.zeros(B, dtype=torch.bool), detect)
     assert torch.equal(again, carried.uncertainty)
     assert len(detect.calls) == 1

@@ -49,6 +49,17 @@ def test_a_vector_is_as_it_is():
     assert torch.equal(VectorEncoder(5)(x), x)
 
 
+@pytest.mark.parametrize("features", [1, 16, 400])
+def test_a_memory_reads_numbers_around_1_of_vectors_of_any_width(features):
+    """At unit scale a vector of 400 numbers was embedded as numbers around 20, which close every gate."""
+    torch.manual_seed(0)
+    module = LongMemory(num_classes=2, in_channels=features, input_kind="vectors")
+    x = torch.randn(8, 32, features, generator=seeded(0))
+    with torch.no_grad():
+        embedded = module.network.embedding(module.encoder(x))
+    assert 0.8 < embedded.square().mean().sqrt() < 1.25
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_features_are_what_the_network_says_of_each_frame(kind):
     """A chain's pipeline says it D - 1 ticks later: the frames that are read beyond the last."""

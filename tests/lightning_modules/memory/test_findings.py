@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_modules.memory.candidates import candidates_of
-from lightning_modules.memory.findings import MANY, Findings, finds, refuse_certainty
+from lightning_modules.memory.findings import MANY, Findings
 
 NOTHING = torch.full((4, 5), -math.inf)
 SOME = torch.tensor([[-math.inf, 0.5, 0.2], [-math.inf] * 3])
@@ -15,11 +15,6 @@ SOME = torch.tensor([[-math.inf, 0.5, 0.2], [-math.inf] * 3])
 @pytest.fixture(params=[lambda u: u, lambda u: candidates_of([u], 2)], ids=["all steps", "candidates"])
 def made(request):
     return request.param
-
-
-def test_it_is_some_lane_that_has_a_step(made):
-    assert finds(made(SOME))
-    assert not finds(made(NOTHING))
 
 
 def test_streams_without_targets_are_passed_over_until_they_are_many(made):
@@ -33,19 +28,37 @@ def test_streams_without_targets_are_passed_over_until_they_are_many(made):
         Findings(entropies=True).judge(made(NOTHING.repeat(MANY // 4, 1)))
 
 
-def test_certainty_is_judged_where_something_is_found_first_and_only_of_entropies(made):
+def test_certainty_is_judged_of_many_streams_and_only_of_entropies(made):
+    """It was judged of the streams that began first: one lane that was sure ended the run."""
     sure = made(SOME * 1e-3)
-    Findings(entropies=False).judge(sure)
+    number = Findings(entropies=False)
+    number.judge(sure)
+    assert number.some
     findings = Findings(entropies=True)
-    findings.judge(made(NOTHING))
-    with pytest.raises(ValueError, match="the local model is sure of every step"):
+    for _ in range(MANY // 2 - 1):
         findings.judge(sure)
+    assert not findings.some
+    message = rf"sure of every step of {MANY} streams \(largest entropy 5\.0e-04 nats, expected 0\.001 or more\)"
+    with pytest.raises(ValueError, match=message):
+        findings.judge(made(NOTHING[:2]))
     found = Findings(entropies=True)
-    found.judge(made(SOME))
     found.judge(sure)
+    found.judge(made(SOME))
+    assert found.some
+    for _ in range(MANY):
+        found.judge(sure)
 
 
-def test_a_local_model_that_is_sure_of_everything_is_refused():
-    refuse_certainty(torch.tensor([[0.0, 0.01, -math.inf]]))
-    with pytest.raises(ValueError, match=r"the detector finds nothing: .*largest entropy 9\.0e-04 nats"):
-        refuse_certainty(torch.tensor([[0.0, 9e-4, -math.inf]]))
+def test_it_goes_on_with_what_was_counted(made):
+    findings, other = Findings(entropies=True), Findings(entropies=True)
+    for _ in range(MANY // 2 - 1):
+        findings.judge(made(SOME * 1e-3))
+    other.load_state_dict(findings.state_dict())
+    with pytest.raises(ValueError, match=f"sure of every step of {MANY} streams"):
+        other.judge(made(NOTHING[:2]))
+
+
+def test_streams_without_any_step_to_keep_are_counted():
+    findings = Findings(entropies=True)
+    with pytest.raises(ValueError, match="has a target"):
+        findings.judge(candidates_of([NOTHING.repeat(MANY // 4, 1)], 2))

@@ -59,7 +59,12 @@ def most_uncertain(uncertainty_T, first, k):
     return sorted(left, key=lambda s: (-uncertainty_T[s], s))[:k]
 
 
-def by_hand(network, lanes, state, moments, uncertainty_BT, loss, k=K):
+def with_current(chosen, moment, uncertainty_T, current):
+    """Chosen steps, and the moment's own where it is asked for, can be chosen and is not there yet."""
+    return chosen + [moment] * (current and moment not in chosen and bool(uncertainty_T[moment] > -math.inf))
+
+
+def by_hand(network, lanes, state, moments, uncertainty_BT, loss, k=K, current=False):
     """MemUP's loss as sums over lanes, moments and chosen steps, and the rollout's own steps among the chosen."""
     terms = []
     for b, (start, length) in enumerate(zip(STARTS, LENGTHS, strict=True)):
@@ -68,7 +73,7 @@ def by_hand(network, lanes, state, moments, uncertainty_BT, loss, k=K):
         pairs = [
             (t, chosen)
             for t in (start + min(m, length - 1) for m in moments if length)
-            for chosen in most_uncertain(uncertainty_BT[b].tolist(), t, k)
+            for chosen in with_current(most_uncertain(uncertainty_BT[b].tolist(), t, k), t, uncertainty_BT[b], current)
         ]
         own = most_uncertain(uncertainty_BT[b].tolist(), start, k)
         pairs += [(s, s) for s in own if s < start + length]
@@ -122,6 +127,18 @@ def test_memup_and_its_gradients_are_those_of_loops_over_lanes_moments_and_steps
     state = state_of(network)
     found = rolled(network, lanes, state, uncertainty_BT)
     want = by_hand(network, lanes, state, (1, 3, 4), uncertainty_BT, cross_entropy)
+    torch.testing.assert_close(found.loss, want)
+    torch.testing.assert_close(gradients(network, found.loss), gradients(network, want))
+
+
+def test_a_composite_predicts_the_rollouts_own_steps_among_the_k_of_its_top_k():
+    """They were those among K + 1: the moment's own step counted as one more to look for."""
+    network, lanes = make_network(), vectors(4, T)
+    uncertainty_BT = -torch.arange(float(T)).expand(4, T)  # of four steps of a rollout three are among the three
+    state = state_of(network)
+    selector = Composite([TopK(K), CurrentStep()])
+    found = rolled(network, lanes, state, uncertainty_BT, selector=selector)
+    want = by_hand(network, lanes, state, (1, 3, 4), uncertainty_BT, cross_entropy, current=True)
     torch.testing.assert_close(found.loss, want)
     torch.testing.assert_close(gradients(network, found.loss), gradients(network, want))
 
