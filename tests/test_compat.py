@@ -34,6 +34,7 @@ def test_pytorchvideo_and_lightning_import_after_our_package(repository):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_without_the_repair_a_mismatched_torchvision_breaks_lightning(repository):
     """Tells when the repair may go: where the extension loads the import works without it, and only there."""
     # The file by itself: importing its package would already repair.

@@ -147,6 +147,7 @@ def test_a_choice_goes_with_the_person_to_the_next_page_and_back_and_is_a_link_t
     page.wait_for_selector("text=difference to frozen")
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_is_shown_without_a_click(changing_server, page):
     address, client = changing_server
     experiment, tags = client.create_experiment("new"), {"dataset": "kth", "comparison": "new"}

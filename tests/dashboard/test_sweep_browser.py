@@ -89,6 +89,7 @@ def test_the_command_of_the_best_trial_is_copied_by_a_click(sweeps, page):
     assert copied == "skip-sideways fit --config runs/sweeps/accuracy-latency/best.yaml"
 
 
+@pytest.mark.slow
 def test_a_study_that_goes_on_is_shown_without_a_click(sweeps, page):
     address, client, ids = sweeps
     write_content(client, ids["weizmann-wiring"], mixed())  # as at first, where this test is run again
@@ -125,6 +126,7 @@ def test_names_of_strangers_are_text_in_charts_and_tooltips_and_fetch_nothing(sw
     assert {url for url in asked if not re.match(rf"(data:|blob:|{address})", url)} == set()
 
 
+@pytest.mark.slow
 def test_on_a_telephone_every_study_fits(sweeps, page):
     address, _, ids = sweeps
     page.set_viewport_size({"width": 390, "height": 844})

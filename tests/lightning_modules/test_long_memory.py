@@ -264,7 +264,7 @@ def recall(tmp_path, epochs=10, **options):
     return trainer(tmp_path).test(module, data, verbose=False)[0]["test/top1"]
 
 
-@pytest.mark.parametrize("memory", ["lstm", "gru"])
+@pytest.mark.parametrize("memory", ["lstm", pytest.param("gru", marks=pytest.mark.slow)])
 def test_memup_remembers_beyond_its_rollout_and_truncated_backprop_does_not(memory, tmp_path):
     """One half is chance."""
     assert recall(tmp_path, memory=memory, chrono=16) == 1.0

@@ -105,6 +105,7 @@ def test_a_pruner_without_validation_says_what_to_type(real_plan, parent, tmp_cw
     assert "the pruner watches val/psnr_db, which the validation does not log; it logs" in str(ended)
 
 
+@pytest.mark.slow
 def test_a_study_of_real_runs_ends_in_a_best_yaml_that_fit_runs(real_plan, tmp_cwd, mlflow_store, capfd):
     plan = real_plan(trials=2, trainer={"max_steps": 1}, objectives=("test/top1", "memory/peak_mib"))
     summary = run_study(plan)

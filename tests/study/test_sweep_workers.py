@@ -53,6 +53,7 @@ def test_the_same_command_again_runs_nothing_and_more_trials_are_added(plan_of, 
     assert more["trials"][:3] == first["trials"]
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_are_two_workers_of_one_study(plan_of, trace, monkeypatch):
     monkeypatch.setenv("FAKE_SECONDS", "0.4")
     plan = plan_of(8)
@@ -196,6 +197,7 @@ def test_a_journal_that_a_full_disk_cut_is_read_and_written_on(plan_of, trace):
     assert len(run(plan_of(3))["trials"]) == 3
 
 
+@pytest.mark.slow
 def test_a_database_gives_up_a_trial_whose_worker_died_before_its_first_sign_of_life(plan_of, trace, tmp_path):
     plan = plan_of(2, storage=f"sqlite:///{tmp_path / 'study.db'}", grace_s=2)
     study = open_study(plan)
